@@ -1,0 +1,275 @@
+"""Fields by name: a handler receives just what it names, and mistakes surface early."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus
+
+from .recorders import MISTAKE, assert_says
+
+
+def test_a_handler_receives_just_what_it_names(bus: EventBus, loop: Emitter) -> None:
+    seen: list[tuple[int, float]] = []
+
+    @bus.on("batch_finished")
+    def note(loss: float, step: int) -> None:
+        seen.append((step, loss))
+
+    loop.emit("batch_finished", epoch=1, step=3, loss=0.5)
+    assert seen == [(3, 0.5)]
+
+
+def test_a_handler_that_names_nothing_receives_nothing(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    bus.on("batch_finished")(lambda: seen.append("called"))
+    loop.emit("batch_finished", epoch=1, step=3, loss=0.5)
+    assert seen == ["called"]
+
+
+def test_a_parameter_with_a_default_is_optional(bus: EventBus, loop: Emitter) -> None:
+    seen: list[object] = []
+
+    @bus.on("batch_finished")
+    def note(loss: object = "none") -> None:
+        seen.append(loss)
+
+    loop.emit("batch_finished", epoch=1, step=1)
+    loop.emit("batch_finished", epoch=1, step=2, loss=0.25)
+    assert seen == ["none", 0.25]
+
+
+def test_a_default_may_stand_for_a_name_that_no_signal_has(bus: EventBus, loop: Emitter) -> None:
+    seen: list[int] = []
+    numbers = [10, 20]
+    for number in numbers:
+        bus.on("run_started")(lambda number=number: seen.append(number))
+    loop.emit("run_started")
+    assert seen == numbers
+
+
+def test_keyword_only_parameters_are_fields_too(bus: EventBus, loop: Emitter) -> None:
+    seen: list[int] = []
+
+    @bus.on("epoch_finished")
+    def note(*, epoch: int, step: int = -1) -> None:
+        seen.extend((epoch, step))
+
+    loop.emit("epoch_finished", epoch=2, step=8)
+    assert seen == [2, 8]
+
+
+def test_star_star_takes_every_field_that_was_sent(bus: EventBus, loop: Emitter) -> None:
+    seen: list[dict[str, object]] = []
+
+    @bus.on("batch_finished")
+    def note(step: int, **fields: object) -> None:
+        seen.append({"step": step, **fields})
+
+    loop.emit("batch_finished", epoch=1, step=3, loss=0.5)
+    assert seen == [{"step": 3, "epoch": 1, "loss": 0.5}]
+
+
+def test_star_star_of_one_handler_is_its_own_dict(bus: EventBus, loop: Emitter) -> None:
+    seen: list[dict[str, object]] = []
+
+    @bus.on("batch_finished", priority=1)
+    def spoil(**fields: object) -> None:
+        fields.clear()
+        fields["loss"] = "spoilt"
+
+    bus.on("batch_finished")(lambda **fields: seen.append(fields))
+    loop.emit("batch_finished", epoch=1, step=3, loss=0.5)
+    assert seen == [{"epoch": 1, "step": 3, "loss": 0.5}]
+
+
+def test_a_positional_only_parameter_is_served_or_refused_at_once(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[int] = []
+
+    def note(step: int, /) -> None:
+        seen.append(step)
+
+    try:
+        bus.on("batch_finished")(note)
+    except MISTAKE as error:
+        assert_says(error, "note", "step")
+    else:
+        loop.emit("batch_finished", epoch=1, step=3)
+        assert seen == [3]
+
+
+def test_event_is_all_of_it(bus: EventBus) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(lambda event: seen.append(event))
+    bus.bind(sender="train", model="the model").emit("batch_finished", epoch=1, step=3, loss=0.5)
+    (event,) = seen
+    assert (event.name, event.sender) == ("batch_finished", "train")
+    assert dict(event.fields) == {"epoch": 1, "step": 3, "loss": 0.5}
+    assert event.context["model"] == "the model"
+    assert event.bus is bus
+
+
+def test_event_is_read_only(bus: EventBus, loop: Emitter) -> None:
+    refused: list[type[Exception]] = []
+
+    def try_to_change(event: Any) -> None:
+        try:
+            event.fields["loss"] = 0.0
+        except TypeError as error:
+            refused.append(type(error))
+        try:
+            event.name = "other"
+        except (AttributeError, TypeError) as error:
+            refused.append(type(error))
+        try:
+            event.context["model"] = None
+        except TypeError as error:
+            refused.append(type(error))
+
+    bus.on("batch_finished")(try_to_change)
+    loop.emit("batch_finished", epoch=1, step=3, loss=0.5)
+    assert len(refused) == 3
+
+
+def test_sender_and_bus_are_reserved_names(bus: EventBus, loop: Emitter) -> None:
+    seen: list[object] = []
+    bus.on("run_started")(lambda sender, bus: seen.extend((sender, bus)))
+    loop.emit("run_started")
+    assert seen == ["train", bus]
+
+
+def test_metrics_cannot_be_changed_for_later_handlers(bus: EventBus, loop: Emitter) -> None:
+    seen: list[dict[str, float]] = []
+
+    @bus.on("epoch_finished", priority=1)
+    def spoil(metrics: dict[str, float]) -> None:
+        with pytest.raises((TypeError, AttributeError)):
+            metrics["loss"] = -1.0
+
+    bus.on("epoch_finished")(lambda metrics: seen.append(dict(metrics)))
+    loop.emit("epoch_finished", epoch=1, step=1, metrics=MappingProxyType({"loss": 0.5}))
+    assert seen == [{"loss": 0.5}]
+
+
+def test_an_unknown_field_is_refused_when_it_subscribes(bus: EventBus) -> None:
+    def log_loss(lss: float) -> None: ...
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished")(log_loss)
+    assert_says(caught.value, "log_loss", "batch_finished", "lss", "did you mean", "loss", "step")
+
+
+def test_an_unknown_field_without_a_near_name_lists_the_fields(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("epoch_started")(lambda zzz: None)
+    assert_says(caught.value, "zzz", "epoch_started", "epoch", "step")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_each_of_several_signals_is_checked(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished", "epoch_started")(lambda loss: None)
+    assert_says(caught.value, "loss", "epoch_started")
+
+
+def test_a_filter_that_names_a_wrong_field_is_refused_when_it_subscribes(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished", when=lambda lss: lss > 1)(lambda: None)
+    assert_says(caught.value, "lss", "batch_finished", "loss")
+
+
+def test_an_unknown_signal_near_a_standard_one_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("epoch_finishd")(lambda: None)
+    assert_says(caught.value, "epoch_finishd", "did you mean", "epoch_finished")
+
+
+def test_emitting_a_near_miss_of_a_standard_signal_is_an_error(loop: Emitter) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finishd", epoch=1, step=1)
+    assert_says(caught.value, "batch_finishd", "did you mean", "batch_finished")
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_sending_an_unknown_field_is_always_an_error(
+    bus: EventBus, loop: Emitter, listening: bool
+) -> None:
+    if listening:
+        bus.on("batch_finished")(lambda: None)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finished", epoch=1, step=1, lss=0.5)
+    assert_says(caught.value, "batch_finished", "lss", "did you mean", "loss")
+
+
+def test_a_declared_field_not_sent_fails_at_the_first_emission(bus: EventBus) -> None:
+    @bus.on("batch_finished")
+    def log_loss(loss: float) -> None: ...
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.bind(sender="generator").emit("batch_finished", epoch=1, step=1)
+    assert_says(caught.value, "log_loss", "batch_finished", "loss", "generator")
+
+
+def test_a_required_field_not_sent_harms_nobody_who_does_not_name_it(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[int] = []
+    bus.on("epoch_finished")(lambda epoch: seen.append(epoch))
+    loop.emit("epoch_finished", epoch=4)
+    assert seen == [4]
+
+
+def test_a_filter_that_names_a_field_not_sent_fails_naming_it(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_finished", when=lambda loss: loss > 1)(lambda: None)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert_says(caught.value, "loss", "batch_finished")
+
+
+def test_an_undeclared_signal_works_unchecked(bus: EventBus, loop: Emitter) -> None:
+    seen: list[int] = []
+    bus.on("kittens_born")(lambda number: seen.append(number))
+    loop.emit("kittens_born", number=5, unrelated="yes")
+    assert seen == [5]
+
+
+def test_an_undeclared_signal_without_a_named_field_fails_at_emission(
+    bus: EventBus, loop: Emitter
+) -> None:
+    bus.on("kittens_born")(lambda number: None)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("kittens_born", numbr=5)
+    assert_says(caught.value, "number", "kittens_born", "train")
+
+
+@pytest.mark.parametrize("name", ["self", "signal", "handler", "name", "_async_wrapper", "value"])
+def test_a_field_may_have_any_unreserved_name(bus: EventBus, loop: Emitter, name: str) -> None:
+    seen: list[object] = []
+    bus.on("kittens_born")(lambda **fields: seen.append(fields[name]))
+    loop.emit("kittens_born", **{name: 5})
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("name", ["sender", "event", "bus"])
+def test_a_field_with_a_reserved_name_is_an_error(bus: EventBus, loop: Emitter, name: str) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("kittens_born", **{name: 5})
+    assert_says(caught.value, name)
+
+
+def test_a_handler_with_plain_star_args_gets_no_positional_surprise(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[object] = []
+
+    def note(*args: object, step: int) -> None:
+        seen.extend((args, step))
+
+    bus.on("batch_finished")(note)
+    loop.emit("batch_finished", epoch=1, step=2)
+    assert seen == [(), 2]

@@ -1,0 +1,257 @@
+"""Filters: when a subscription is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus import EventBus, at, at_most_every, every, from_, on_rank, until
+
+from .recorders import MISTAKE, StepCollector, assert_says
+
+
+def due_steps(when: Any, steps: list[int]) -> list[int]:
+    """Which of the steps reach a handler with this filter."""
+    bus, due = EventBus(), StepCollector()
+    bus.on("batch_finished", when=when)(due)
+    loop = bus.bind(sender="train")
+    for step in steps:
+        loop.emit("batch_finished", epoch=1, step=step)
+    return due.steps
+
+
+def due_counts(when: Any, number: int) -> list[int]:
+    """Which of so many emissions of a signal without a clock reach a handler, from 1."""
+    bus, due = EventBus(), StepCollector()
+    bus.on("sample_drawn", when=when)(due)
+    loop = bus.bind(sender="train")
+    for count in range(1, number + 1):
+        loop.emit("sample_drawn", step=count)
+    return due.steps
+
+
+@pytest.mark.parametrize(
+    ("when", "due"),
+    [
+        (every(3), [3, 6, 9]),
+        (every(1), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (at(2), [2]),
+        (at(2, 5, 99), [2, 5]),
+        (from_(7), [7, 8, 9]),
+        (until(3), [1, 2, 3]),
+        (from_(3) & until(5), [3, 4, 5]),
+        (every(4) | at(1), [1, 4, 8]),
+        (~every(2), [1, 3, 5, 7, 9]),
+        (~every(2) & from_(4) | at(2), [2, 5, 7, 9]),
+        (every(2) & every(3), [6]),
+    ],
+)
+def test_filters_on_counts_read_the_clock(when: Any, due: list[int]) -> None:
+    assert due_steps(when, list(range(1, 10))) == due
+    assert due_counts(when, 9) == due
+
+
+def test_nothing_is_due_by_every_before_the_first_step() -> None:
+    assert due_steps(every(1), [0, 1]) == [1]
+    assert due_steps(every(5), [0]) == []
+
+
+def test_filters_on_the_clock_keep_no_state() -> None:
+    assert due_steps(every(10), [10, 10, 37, 40, 5, 10, 0, 20]) == [10, 10, 40, 10, 20]
+    assert due_steps(at(3), [3, 4, 3]) == [3, 3]
+    assert due_steps(until(2), [5, 1, 9, 2]) == [1, 2]
+
+
+clocks = st.lists(st.integers(min_value=0, max_value=40), max_size=20)
+
+
+@given(n=st.integers(min_value=1, max_value=12), steps=clocks)
+def test_every_is_due_exactly_on_multiples(n: int, steps: list[int]) -> None:
+    assert due_steps(every(n), steps) == [step for step in steps if step > 0 and step % n == 0]
+
+
+@given(n=st.integers(min_value=1, max_value=12), steps=clocks)
+def test_from_and_until_split_the_clock(n: int, steps: list[int]) -> None:
+    assert due_steps(from_(n), steps) == [step for step in steps if step >= n]
+    assert due_steps(until(n), steps) == [step for step in steps if step <= n]
+
+
+@given(a=st.integers(1, 6), b=st.integers(1, 6), steps=clocks)
+def test_combinations_obey_de_morgan(a: int, b: int, steps: list[int]) -> None:
+    assert due_steps(~(every(a) & from_(b)), steps) == due_steps(~every(a) | ~from_(b), steps)
+    assert due_steps(~(every(a) | from_(b)), steps) == due_steps(~every(a) & ~from_(b), steps)
+
+
+def test_each_subscription_counts_its_own_emissions(bus: EventBus) -> None:
+    loop, early, late, shared = bus.bind(sender="train"), StepCollector(), StepCollector(), every(2)
+    bus.on("sample_drawn", when=shared)(early)
+    loop.emit("sample_drawn", step=1)
+    bus.on("sample_drawn", when=shared)(late)
+    for step in range(2, 6):
+        loop.emit("sample_drawn", step=step)
+    assert (early.steps, late.steps) == ([2, 4], [3, 5])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_count_runs_whatever_other_filters_say(bus: EventBus, turned: bool) -> None:
+    due = StepCollector()
+
+    def is_late(step: int) -> bool:
+        return step > 5
+
+    bus.on("sample_drawn", when=every(4) & is_late if turned else is_late & every(4))(due)
+    loop = bus.bind(sender="train")
+    for step in range(1, 13):
+        loop.emit("sample_drawn", step=step)
+    assert due.steps == [8, 12]
+
+
+def test_the_count_is_of_emissions_that_concern_the_subscription(bus: EventBus) -> None:
+    due = StepCollector()
+    bus.on("sample_drawn", when=every(2), sender="a")(due)
+    a, b = bus.bind(sender="a"), bus.bind(sender="b")
+    for step in range(1, 5):
+        a.emit("sample_drawn", step=step)
+        b.emit("sample_drawn", step=-step)
+    assert due.steps == [2, 4]
+
+
+def test_a_predicate_is_asked_by_field_name() -> None:
+    assert due_steps(lambda step: step in (2, 3), [1, 2, 3, 4]) == [2, 3]
+    assert due_steps(lambda epoch, step: epoch == 1 and step == 4, [1, 4]) == [4]
+
+
+def test_a_predicate_combines_with_filters_on_either_side() -> None:
+    def odd(step: int) -> bool:
+        return step % 2 == 1
+
+    steps = list(range(1, 10))
+    assert due_steps(every(3) & odd, steps) == [3, 9]
+    assert due_steps(odd & every(3), steps) == [3, 9]
+    assert due_steps(every(3) | odd, steps) == [1, 3, 5, 6, 7, 9]
+    assert due_steps(odd | every(3), steps) == [1, 3, 5, 6, 7, 9]
+
+
+def test_a_predicate_in_a_combination_is_checked_too(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished", when=every(3) & ~(from_(2) | (lambda lss: True)))(lambda: None)
+    assert_says(caught.value, "lss", "loss")
+
+
+def test_an_async_predicate_is_refused(bus: EventBus) -> None:
+    async def due(step: int) -> bool:
+        return True
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished", when=due)(lambda: None)
+    assert_says(caught.value, "async")
+
+
+def test_a_predicate_that_raises_fails_like_its_handler(bus: EventBus) -> None:
+    def broken(step: int) -> bool:
+        raise RuntimeError("broken predicate")
+
+    calls: list[int] = []
+    bus.on("batch_finished", when=broken, on_error="isolate")(lambda: calls.append(0))
+    bus.on("batch_finished")(lambda step: calls.append(step))
+    bus.bind(sender="train").emit("batch_finished", epoch=1, step=1)
+    assert calls == [1]
+    bus.on("batch_finished", when=broken)(lambda: None)
+    with pytest.raises(RuntimeError, match="broken predicate"):
+        bus.bind(sender="train").emit("batch_finished", epoch=1, step=2)
+
+
+@pytest.mark.parametrize("make", [every, at, from_, until])
+@pytest.mark.parametrize("wrong", [1.5, "3", None, True])
+def test_a_count_that_is_not_a_whole_number_is_refused(make: Any, wrong: object) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(wrong)
+    assert_says(caught.value, repr(wrong))
+
+
+@pytest.mark.parametrize("call", [lambda: every(0), lambda: every(-1), at, lambda: at_most_every(-1)])
+def test_a_filter_that_could_never_be_due_is_refused(call: Callable[[], object]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        call()
+
+
+def test_the_python_words_for_and_or_not_are_no_filters() -> None:
+    with pytest.raises(TypeError):
+        bool(every(3))
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def due_times(when: Any, times: list[float]) -> list[int]:
+    clock, due = Clock(), StepCollector()
+    bus = EventBus(monotonic=clock)
+    bus.on("batch_finished", when=when)(due)
+    loop = bus.bind(sender="train")
+    for step, time in enumerate(times, 1):
+        clock.now = 1000.0 + time
+        loop.emit("batch_finished", epoch=1, step=step)
+    return due.steps
+
+
+def test_at_most_every_lets_the_seconds_pass() -> None:
+    assert due_times(at_most_every(10), [0, 1, 9.9, 10, 11, 19.9, 20, 50, 59, 60]) == [1, 4, 7, 8, 10]
+
+
+@pytest.mark.parametrize(
+    "when", [every(2) & at_most_every(10), at_most_every(10) & every(2)], ids=["after", "before"]
+)
+def test_at_most_every_counts_from_when_the_handler_last_ran(when: Any) -> None:
+    assert due_times(when, [0, 1, 2, 3, 11, 12, 13, 14]) == [2, 6]
+
+
+def test_each_subscription_has_its_own_seconds() -> None:
+    clock, first, second, shared = Clock(), StepCollector(), StepCollector(), at_most_every(10)
+    bus = EventBus(monotonic=clock)
+    bus.on("batch_finished", when=shared)(first)
+    bus.on("batch_finished", when=shared)(second)
+    bus.bind(sender="train").emit("batch_finished", epoch=1, step=1)
+    assert (first.steps, second.steps) == ([1], [1])
+
+
+@pytest.mark.parametrize(("rank", "due"), [("0", [1]), ("1", []), (None, [1])])
+def test_on_rank_reads_the_rank_of_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, due: list[int]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert due_steps(on_rank(0), [1]) == due
+
+
+def test_a_filter_that_is_not_due_reads_no_field(bus: EventBus) -> None:
+    class Unreadable:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(f"somebody read {name}")
+
+    steps = StepCollector()
+
+    @bus.on("batch_finished", when=every(10))
+    def read(step: int, loss: Any) -> None:
+        loss.item()
+
+    bus.on("batch_finished")(steps)
+    bus.bind(sender="train").emit("batch_finished", epoch=1, step=9, loss=Unreadable())
+    assert steps.steps == [9]
+
+
+def test_filters_show_themselves() -> None:
+    assert repr(every(3)) == "every(3)"
+    assert repr(at(1, 5)) == "at(1, 5)"
+    assert repr(from_(2) & ~until(7)) == "from_(2) & ~until(7)"

@@ -1,0 +1,252 @@
+"""Subscribing: what `bus.on`, `bus.once` and `bus.detach` promise."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus, every
+
+from .recorders import MISTAKE, Recorder, StepCollector, assert_says
+
+
+def test_on_returns_the_function_unchanged(bus: EventBus) -> None:
+    def handler(epoch: int) -> None: ...
+
+    assert bus.on("epoch_finished")(handler) is handler
+
+
+def test_on_takes_several_names(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    @bus.on("epoch_started", "epoch_finished")
+    def note(event: Any) -> None:
+        seen.append(event.name)
+
+    loop.emit("epoch_started", epoch=1, step=0)
+    loop.emit("epoch_finished", epoch=1, step=9)
+    assert seen == ["epoch_started", "epoch_finished"]
+
+
+def test_on_without_a_name_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on()(lambda: None)
+    assert_says(caught.value, "signal")
+
+
+def test_on_used_without_parentheses_is_an_error(bus: EventBus) -> None:
+    def handler() -> None: ...
+
+    with pytest.raises(MISTAKE):
+        bus.on(handler)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_pattern_reaches_each_signal_that_it_matches(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    bus.on("validation_*")(lambda event: seen.append(event.name))
+    loop.emit("validation_started", name="val", round=1, epoch=1, step=1)
+    loop.emit("epoch_finished", epoch=1, step=1)
+    loop.emit("validation_done", name="val", round=1, epoch=1, step=1)
+    assert seen == ["validation_started", "validation_done"]
+
+
+def test_a_pattern_covers_signals_that_appear_later(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    bus.on("my_*")(lambda event: seen.append(event.name))
+    loop.emit("my_undeclared_thing")
+    assert seen == ["my_undeclared_thing"]
+
+
+def test_a_star_does_not_cover_failures_and_state(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    bus.on("*")(lambda event: seen.append(event.name))
+    loop.emit("state_requested")
+    loop.emit("handler_failed", handler="h", signal="s", exception=ValueError())
+    loop.emit("run_finished", reason="completed")
+    assert seen == ["run_finished"]
+
+
+def test_failures_can_be_subscribed_to_by_name(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    bus.on("handler_failed")(lambda handler: seen.append(handler))
+    loop.emit("handler_failed", handler="h", signal="s", exception=ValueError())
+    assert seen == ["h"]
+
+
+def test_once_is_called_once(bus: EventBus, loop: Emitter) -> None:
+    steps = StepCollector()
+    bus.once("batch_finished")(steps)
+    for step in (1, 2, 3):
+        loop.emit("batch_finished", epoch=1, step=step)
+    assert steps.steps == [1]
+
+
+def test_once_waits_until_its_filter_is_due(bus: EventBus, loop: Emitter) -> None:
+    steps = StepCollector()
+    bus.once("batch_finished", when=every(3))(steps)
+    for step in range(1, 8):
+        loop.emit("batch_finished", epoch=1, step=step)
+    assert steps.steps == [3]
+
+
+def test_once_is_called_once_though_it_emits_its_own_signal(bus: EventBus, loop: Emitter) -> None:
+    steps: list[int] = []
+
+    @bus.once("batch_finished")
+    def again(bus: EventBus, step: int) -> None:
+        steps.append(step)
+        bus.emit("batch_finished", epoch=1, step=step + 1)
+
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert steps == [1]
+
+
+def test_once_is_used_up_by_a_call_that_raises(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    bus.once("run_started")(recorder.failing("broken", ValueError("no")))
+    with pytest.raises(ValueError, match="no"):
+        loop.emit("run_started")
+    loop.emit("run_started")
+    assert recorder.calls == ["broken"]
+
+
+def test_detach_ends_every_subscription_of_a_function(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    handler = recorder.handler("h")
+    bus.on("run_started")(handler)
+    bus.on("run_finished", when=lambda reason: reason == "completed")(handler)
+    bus.detach(handler)
+    loop.emit("run_started")
+    loop.emit("run_finished", reason="completed")
+    assert recorder.calls == []
+
+
+def test_detach_of_one_bound_method_leaves_its_sibling(bus: EventBus, loop: Emitter) -> None:
+    class Pair:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def left(self) -> None:
+            self.calls.append("left")
+
+        def right(self) -> None:
+            self.calls.append("right")
+
+    pair = Pair()
+    bus.on("run_started")(pair.left)
+    bus.on("run_started")(pair.right)
+    bus.detach(pair.left)
+    loop.emit("run_started")
+    assert pair.calls == ["right"]
+
+
+def test_detach_of_something_never_subscribed_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.detach(lambda: None)
+    assert_says(caught.value, "lambda")
+
+
+class Slotted:
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def __call__(self, step: int) -> None:
+        self.steps.append(step)
+
+    def method(self, step: int) -> None:
+        self.steps.append(step)
+
+
+def _append(steps: list[int], step: int) -> None:
+    steps.append(step)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda steps: lambda step: steps.append(step), id="lambda"),
+        pytest.param(lambda steps: partial(_append, steps), id="partial"),
+        pytest.param(Slotted, id="slotted callable"),
+        pytest.param(lambda steps: Slotted(steps).method, id="method of a temporary"),
+    ],
+)
+def test_handlers_are_held_until_detached(bus: EventBus, loop: Emitter, make: Any) -> None:
+    steps: list[int] = []
+    bus.on("batch_finished")(make(steps))
+    gc.collect()
+    loop.emit("batch_finished", epoch=1, step=7)
+    assert steps == [7]
+
+
+def test_a_handler_that_is_not_callable_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("run_started")(3)  # type: ignore[type-var]  # the mistake under test
+    assert_says(caught.value, "3")
+
+
+async def asynchronous() -> None: ...
+
+
+class AsyncCallable:
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler", [asynchronous, AsyncCallable(), partial(asynchronous)], ids=["def", "call", "partial"]
+)
+def test_an_async_handler_is_refused_when_it_subscribes(bus: EventBus, handler: Any) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("run_started")(handler)
+    assert_says(caught.value, "async")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "word"),
+    [
+        ({"priority": "high"}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"when": 3}, "when"),
+        ({"when": "every(3)"}, "when"),
+        ({"sender": ""}, "sender"),
+        ({"sender": 0}, "sender"),
+        ({"sender": True}, "sender"),
+        ({"sender": object()}, "sender"),
+    ],
+)
+def test_a_bad_option_is_refused_when_it_subscribes(
+    bus: EventBus, loop: Emitter, keywords: Any, word: str
+) -> None:
+    recorder = Recorder()
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("run_started", **keywords)(recorder.handler("h"))
+    assert_says(caught.value, word)
+    loop.emit("run_started")
+    assert recorder.calls == []
+
+
+def test_a_refused_subscription_leaves_nothing_behind(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    with pytest.raises(MISTAKE):
+        bus.on("epoch_finished", "epoch_finishd")(recorder.handler("h"))
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert recorder.calls == []
+
+
+def test_a_bus_is_made_and_passed_never_found() -> None:
+    import eventbus
+
+    assert not [name for name in vars(eventbus) if isinstance(getattr(eventbus, name), EventBus)]
+
+
+def test_two_buses_know_nothing_of_each_other(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    EventBus().on("run_started")(recorder.handler("elsewhere"))
+    bus.on("run_started")(recorder.handler("here"))
+    loop.emit("run_started")
+    assert recorder.calls == ["here"]
