@@ -1,0 +1,205 @@
+"""`bus.answer`: a Stop from outside any handler, any thread, or an OS signal handler."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus, Stop, StopEpoch
+
+from .recorders import MISTAKE, assert_says
+
+
+def test_an_answer_from_elsewhere_is_pending_at_once(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(Stop("SIGTERM"), by="the operator")
+    stop = loop.answers.stop
+    assert stop is not None
+    assert (stop.reason, stop.by) == ("SIGTERM", "the operator")
+    assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
+
+
+def test_an_answer_from_another_thread_reaches_the_run(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    thread = threading.Thread(target=lambda: bus.answer(Stop("from a thread")))
+    thread.start()
+    thread.join()
+    assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
+
+
+def test_an_answer_from_an_os_signal_handler_reaches_the_run(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        bus.answer(Stop("SIGUSR1"))
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        bus.on("batch_finished")(lambda: signal.raise_signal(signal.SIGUSR1))
+        stop = loop.emit("batch_finished", epoch=1, step=1).stop or loop.answers.stop
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert stop is not None
+    assert stop.reason == "SIGUSR1"
+
+
+def test_an_answer_from_elsewhere_is_told_once(bus: EventBus) -> None:
+    told: list[str] = []
+    bus.on("stop_requested")(lambda reason: told.append(reason))
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(Stop("SIGTERM"))
+    for step in (1, 2):
+        loop.emit("batch_finished", epoch=1, step=step)
+    assert told == ["SIGTERM"]
+
+
+def test_an_answer_for_the_current_run_does_not_end_the_next(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(Stop("this one"))
+    loop.emit("run_closed", outcome="stopped")
+    assert bus.bind(sender="train").emit("run_opened").stop is None
+
+
+def test_an_answer_for_all_runs_ends_later_runs_too(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(Stop("SIGTERM"), runs="all")
+    assert loop.answers.stop is not None
+    loop.emit("run_closed", outcome="stopped")
+    later = bus.bind(sender="train")
+    assert later.emit("run_opened").stop is not None
+    assert later.answers.stop is not None
+
+
+def test_an_answer_for_all_runs_reaches_each_open_run(bus: EventBus) -> None:
+    loops = [bus.bind(sender="generator"), bus.bind(sender="discriminator")]
+    for loop in loops:
+        loop.emit("run_opened")
+    bus.answer(Stop("SIGTERM"), runs="all")
+    assert all(loop.answers.stop is not None for loop in loops)
+
+
+@pytest.mark.parametrize("wrong", [True, Stop, "SIGTERM", None])
+def test_only_answers_may_be_given(bus: EventBus, wrong: Any) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.answer(wrong)
+    assert_says(caught.value, "Stop")
+
+
+def test_runs_is_current_or_all(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.answer(Stop("SIGTERM"), runs="every")  # type: ignore[arg-type]  # the mistake
+    assert_says(caught.value, "every", "all", "current")
+
+
+def test_a_stop_epoch_from_elsewhere_ends_with_the_epoch(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(StopEpoch("enough data"))
+    assert loop.emit("batch_finished", epoch=1, step=1).stop_epoch is not None
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert loop.answers.stop_epoch is None
+
+
+def test_answers_from_many_threads_are_all_kept(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    barrier = threading.Barrier(4)
+
+    def answer(name: str) -> None:
+        barrier.wait()
+        for number in range(50):
+            bus.answer(Stop(f"{name}-{number}"))
+
+    threads = [threading.Thread(target=answer, args=(str(n),)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    for step in range(1, 50):
+        loop.emit("batch_finished", epoch=1, step=step)
+    for thread in threads:
+        thread.join()
+    reasons = {answer.reason for answer in loop.answers}
+    assert reasons == {f"{name}-{number}" for name in range(3) for number in range(50)}
+
+
+# -- runs within runs
+
+
+def test_an_inner_run_reaches_only_subscriptions_to_its_sender(bus: EventBus) -> None:
+    seen: list[tuple[str, str]] = []
+    bus.on("batch_finished")(lambda sender: seen.append(("any", sender)))
+    bus.on("batch_finished", sender="inner")(lambda sender: seen.append(("inner", sender)))
+    outer = bus.bind(sender="train")
+    inner = bus.bind(sender="inner", parent=outer)
+    inner.emit("batch_finished", epoch=1, step=1)
+    outer.emit("batch_finished", epoch=1, step=1)
+    assert seen == [("inner", "inner"), ("any", "train")]
+
+
+def test_an_outer_stop_stops_the_inner_run_not_the_reverse(bus: EventBus) -> None:
+    outer = bus.bind(sender="train")
+    inner = bus.bind(sender="inner", parent=outer)
+    bus.on("batch_finished", sender="inner")(lambda: Stop("inner"))
+    assert inner.emit("batch_finished", epoch=1, step=1).stop is not None
+    assert outer.answers.stop is None
+    outer.emit("run_opened")
+    bus.on("epoch_finished", sender="train")(lambda: Stop("outer"))
+    outer.emit("epoch_finished", epoch=1, step=1)
+    assert "outer" in [answer.reason for answer in inner.answers]
+    innermost = bus.bind(sender="innermost", parent=inner)
+    assert "outer" in [answer.reason for answer in innermost.emit("run_opened")]
+
+
+def test_stop_epoch_and_skip_stay_within_their_run(bus: EventBus) -> None:
+    outer = bus.bind(sender="train")
+    bus.on("batch_started", sender="train")(lambda: StopEpoch("outer epoch"))
+    outer.emit("batch_started", epoch=1, step=1)
+    inner = bus.bind(sender="inner", parent=outer)
+    assert inner.answers.stop_epoch is None
+
+
+def test_closing_an_inner_run_leaves_the_outer_stop(bus: EventBus) -> None:
+    outer = bus.bind(sender="train")
+    outer.emit("run_opened")
+    inner = bus.bind(sender="inner", parent=outer)
+    inner.emit("run_opened")
+    bus.on("epoch_finished", sender="train")(lambda: Stop("outer"))
+    outer.emit("epoch_finished", epoch=1, step=1)
+    inner.emit("run_closed", outcome="stopped")
+    assert outer.answers.stop is not None
+
+
+def test_the_bus_knows_its_open_runs_outermost_first(bus: EventBus) -> None:
+    outer = bus.bind(sender="train")
+    inner = bus.bind(sender="inner", parent=outer)
+    assert bus.open_runs == ()
+    outer.emit("run_opened")
+    inner.emit("run_opened")
+    assert bus.open_runs == (outer, inner)
+    inner.emit("run_closed", outcome="completed")
+    assert bus.open_runs == (outer,)
+    outer.emit("run_closed", outcome="completed")
+    assert bus.open_runs == ()
+
+
+def test_a_run_is_closed_though_a_handler_of_run_closed_fails(bus: EventBus, loop: Emitter) -> None:
+    def broken() -> None:
+        raise ValueError("broken")
+
+    bus.on("run_closed")(broken)
+    loop.emit("run_opened")
+    bus.answer(Stop("now"))
+    with pytest.raises(ValueError, match="broken"):
+        loop.emit("run_closed", outcome="stopped")
+    assert bus.open_runs == ()
+    assert loop.answers.stop is None

@@ -1,0 +1,354 @@
+"""Answers: what handlers return, how long it is pending, and that nothing undoes it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from unittest.mock import MagicMock, Mock
+
+import pytest
+
+from eventbus import Emitter, EventBus, Restored, SkipBatch, State, Stop, StopEpoch
+
+from .recorders import MISTAKE, assert_says
+
+
+def answer_to(bus: EventBus, signal: str, answer: object) -> None:
+    bus.once(signal)(lambda: answer)
+
+
+def test_without_answers_nothing_is_pending(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_finished")(lambda: None)
+    answers = loop.emit("batch_finished", epoch=1, step=1)
+    assert (answers.stop, answers.stop_epoch, answers.skip) == (None, None, None)
+    assert (list(answers), tuple(answers.given), answers.restored) == ([], (), None)
+
+
+def test_an_answer_says_what_why_and_who(bus: EventBus, loop: Emitter) -> None:
+    @bus.on("epoch_finished")
+    def good_enough(epoch: int) -> Stop:
+        return Stop("good enough", exit_code=3)
+
+    stop = loop.emit("epoch_finished", epoch=1, step=1).stop
+    assert stop is not None
+    assert (stop.reason, stop.exit_code) == ("good enough", 3)
+    assert "good_enough" in stop.by
+
+
+def test_the_name_of_the_subscription_says_who(bus: EventBus, loop: Emitter) -> None:
+    bus.on("epoch_finished", name="patience")(lambda: Stop("enough"))
+    stop = loop.emit("epoch_finished", epoch=1, step=1).stop
+    assert stop is not None
+    assert stop.by == "patience"
+
+
+def test_several_answers_are_given_as_a_list(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "backward_finished", [SkipBatch("nan"), StopEpoch("nan"), Stop("nan")])
+    answers = loop.emit("backward_finished", epoch=1, step=1)
+    assert [type(answer) for answer in answers] == [SkipBatch, StopEpoch, Stop]
+
+
+def test_an_empty_list_is_no_answer(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "batch_finished", [])
+    assert list(loop.emit("batch_finished", epoch=1, step=1)) == []
+
+
+def test_the_first_of_a_kind_counts_and_none_is_overwritten(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "batch_finished", Stop("first"))
+    answer_to(bus, "batch_finished", Stop("second"))
+    answers = loop.emit("batch_finished", epoch=1, step=1)
+    assert answers.stop is not None
+    assert answers.stop.reason == "first"
+    assert [answer.reason for answer in answers] == ["first", "second"]
+    answer_to(bus, "batch_finished", Stop("third"))
+    answers = loop.emit("batch_finished", epoch=1, step=2)
+    assert [answer.reason for answer in answers] == ["first", "second", "third"]
+
+
+def test_handlers_after_an_answer_still_run(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    answer_to(bus, "batch_finished", Stop("now"))
+    bus.on("batch_finished")(lambda: seen.append("ran"))
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert seen == ["ran"]
+
+
+def test_given_holds_only_the_answers_of_this_emission(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "batch_finished", Stop("now"))
+    assert len(loop.emit("batch_finished", epoch=1, step=1).given) == 1
+    later = loop.emit("batch_finished", epoch=1, step=2)
+    assert (len(later.given), later.stop is not None) == (0, True)
+
+
+def test_the_emitter_shows_what_is_pending_now(bus: EventBus, loop: Emitter) -> None:
+    assert loop.answers.stop is None
+    answer_to(bus, "batch_finished", Stop("now"))
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert loop.answers.stop is not None
+
+
+STOP_LASTS_OVER = [
+    ("batch_finished", {"epoch": 1, "step": 1}),
+    ("batch_loaded", None),
+    ("epoch_finished", {"epoch": 1, "step": 1}),
+    ("epoch_interrupted", {"epoch": 1, "step": 1}),
+    ("epoch_started", {"epoch": 2, "step": 1}),
+    ("run_finished", {"reason": "completed"}),
+]
+
+
+@pytest.mark.parametrize(("signal", "fields"), STOP_LASTS_OVER)
+def test_stop_lasts_until_the_run_is_closed(
+    bus: EventBus, loop: Emitter, signal: str, fields: dict[str, Any] | None
+) -> None:
+    answer_to(bus, "batch_started", Stop("now"))
+    loop.emit("batch_started", epoch=1, step=1)
+    if fields is None:
+        loop.transform(signal, "data", epoch=1, step=1)
+    else:
+        assert loop.emit(signal, **fields).stop is not None
+    assert loop.answers.stop is not None
+    loop.emit("run_closed", outcome="stopped")
+    assert loop.answers.stop is None
+
+
+@pytest.mark.parametrize(
+    ("signal", "fields", "lasts"),
+    [
+        ("batch_finished", {"epoch": 1, "step": 1}, True),
+        ("batch_skipped", {"epoch": 1, "step": 1}, True),
+        ("validation_done", {"name": "val", "round": 1, "epoch": 1, "step": 1}, True),
+        ("epoch_finished", {"epoch": 1, "step": 1}, False),
+        ("epoch_interrupted", {"epoch": 1, "step": 1}, False),
+        ("run_closed", {"outcome": "completed"}, False),
+    ],
+)
+def test_stop_epoch_lasts_until_the_epoch_ends(
+    bus: EventBus, loop: Emitter, signal: str, fields: dict[str, Any], lasts: bool
+) -> None:
+    answer_to(bus, "batch_started", StopEpoch("enough"))
+    loop.emit("batch_started", epoch=1, step=1)
+    loop.emit(signal, **fields)
+    assert (loop.answers.stop_epoch is not None) is lasts
+
+
+@pytest.mark.parametrize(
+    ("signal", "fields", "lasts"),
+    [
+        ("backward_finished", {"epoch": 1, "step": 1}, True),
+        ("batch_finished", {"epoch": 1, "step": 1}, False),
+        ("batch_skipped", {"epoch": 1, "step": 1}, False),
+        ("run_closed", {"outcome": "completed"}, False),
+    ],
+)
+def test_skip_batch_lasts_until_the_batch_ends(
+    bus: EventBus, loop: Emitter, signal: str, fields: dict[str, Any], lasts: bool
+) -> None:
+    answer_to(bus, "batch_started", SkipBatch("bad"))
+    loop.emit("batch_started", epoch=1, step=1)
+    loop.emit(signal, **fields)
+    assert (loop.answers.skip is not None) is lasts
+
+
+def test_an_epoch_does_not_begin_with_the_stop_epoch_of_the_last(
+    bus: EventBus, loop: Emitter
+) -> None:
+    answer_to(bus, "epoch_finished", StopEpoch("too late"))
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert loop.emit("epoch_started", epoch=2, step=1).stop_epoch is None
+
+
+def test_a_stop_epoch_given_at_its_start_counts(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "epoch_started", StopEpoch("not this one"))
+    assert loop.emit("epoch_started", epoch=1, step=0).stop_epoch is not None
+    assert loop.answers.stop_epoch is not None
+
+
+def test_a_batch_does_not_begin_with_the_skip_of_the_last(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "batch_finished", SkipBatch("too late"))
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert loop.emit("batch_started", epoch=1, step=2).skip is None
+
+
+def test_a_skip_given_to_the_loaded_batch_counts(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "batch_loaded", SkipBatch("corrupt"))
+    assert loop.transform("batch_loaded", "data", epoch=1, step=1, batch_index=1) == "data"
+    assert loop.answers.skip is not None
+    loop.transform("batch_loaded", "next", epoch=1, step=1, batch_index=2)
+    assert loop.answers.skip is None
+
+
+def test_runs_after_each_other_do_not_share_answers(bus: EventBus) -> None:
+    first = bus.bind(sender="train")
+    answer_to(bus, "batch_finished", Stop("first fold"))
+    first.emit("batch_finished", epoch=1, step=1)
+    first.emit("run_closed", outcome="stopped")
+    assert bus.bind(sender="train").emit("run_opened").stop is None
+
+
+def test_two_runs_at_once_do_not_share_answers(bus: EventBus) -> None:
+    one, other = bus.bind(sender="one"), bus.bind(sender="other")
+    bus.on("batch_finished", sender="one")(lambda: Stop("only one"))
+    assert one.emit("batch_finished", epoch=1, step=1).stop is not None
+    assert other.emit("batch_finished", epoch=1, step=1).stop is None
+
+
+@pytest.mark.parametrize("kind", [Stop, StopEpoch, SkipBatch])
+def test_an_answer_class_is_an_error(bus: EventBus, loop: Emitter, kind: type) -> None:
+    bus.on("batch_finished")(lambda: kind)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert_says(caught.value, kind.__name__, "batch_finished", "lambda")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_bool_is_an_error(bus: EventBus, loop: Emitter, value: bool) -> None:
+    bus.on("batch_finished")(lambda: value)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert_says(caught.value, repr(value), "batch_finished", "Stop")
+
+
+def test_a_coroutine_is_an_error_and_is_closed(bus: EventBus, loop: Emitter) -> None:
+    async def later() -> None: ...
+
+    bus.on("batch_finished")(lambda: later())
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert_says(caught.value, "coroutine", "batch_finished")
+
+
+@pytest.mark.parametrize("wrong", [[Stop], [Stop("yes"), True], [True]])
+def test_a_wrong_answer_within_a_list_is_an_error_too(
+    bus: EventBus, loop: Emitter, wrong: object
+) -> None:
+    bus.on("batch_finished")(lambda: wrong)
+    with pytest.raises(MISTAKE):
+        loop.emit("batch_finished", epoch=1, step=1)
+
+
+@pytest.mark.parametrize(
+    "value", [0, 1, "stop", "", {}, {"stop": True}, 0.5, object(), Mock(), MagicMock(), [1, 2], ()]
+)
+def test_any_other_value_is_ignored(bus: EventBus, loop: Emitter, value: object) -> None:
+    bus.on("batch_finished")(lambda: value)
+    assert list(loop.emit("batch_finished", epoch=1, step=1)) == []
+
+
+def test_a_mock_handler_answers_nothing(bus: EventBus, loop: Emitter) -> None:
+    def spec() -> None: ...
+
+    handler = Mock(spec=spec, __name__="mocked", __qualname__="mocked")
+    bus.on("batch_finished")(lambda: handler().decision)
+    answers = loop.emit("batch_finished", epoch=1, step=1)
+    assert (list(answers), handler.call_count) == ([], 1)
+
+
+@pytest.mark.parametrize("reason", ["", None, 3])
+def test_an_answer_needs_a_reason(reason: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        Stop(reason)
+    assert_says(caught.value, "reason")
+
+
+def test_an_answer_cannot_be_changed() -> None:
+    stop = Stop("done")
+    with pytest.raises(AttributeError):
+        stop.reason = "undone"  # type: ignore[misc]  # the mistake under test
+
+
+def test_an_isolated_handler_may_answer(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_finished", on_error="isolate")(lambda: Stop("isolated"))
+    assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
+
+
+def test_answers_given_before_a_failure_are_kept(bus: EventBus, loop: Emitter) -> None:
+    def broken() -> None:
+        raise ValueError("broken")
+
+    bus.on("batch_finished", priority=1)(lambda: Stop("kept"))
+    bus.on("batch_finished")(broken)
+    bus.on("batch_finished", priority=-1, on_error="isolate")(lambda: StopEpoch("kept too"))
+    with pytest.raises(ValueError, match="broken"):
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert [answer.reason for answer in loop.answers] == ["kept", "kept too"]
+
+
+def test_a_plain_blinker_receiver_may_answer(bus: EventBus, loop: Emitter) -> None:
+    def plain(sender: object, **fields: object) -> Stop:
+        return Stop("from plain blinker")
+
+    bus.signal("batch_finished").connect(plain)
+    assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
+
+
+# -- stop_requested: the bus tells of each accepted Stop
+
+
+def test_each_stop_is_told_once(bus: EventBus, loop: Emitter) -> None:
+    told: list[tuple[str, str]] = []
+    bus.on("stop_requested")(lambda reason, handler: told.append((reason, handler)))
+    bus.on("batch_finished", name="a")(lambda step: Stop("a") if step == 1 else None)
+    bus.on("batch_finished", name="b")(lambda step: Stop("b") if step == 1 else None)
+    for step in (1, 2, 3):
+        loop.emit("batch_finished", epoch=1, step=step)
+    loop.emit("run_closed", outcome="stopped")
+    assert told == [("a", "a"), ("b", "b")]
+
+
+def test_stop_epoch_and_skip_are_not_told(bus: EventBus, loop: Emitter) -> None:
+    told: list[str] = []
+    bus.on("stop_requested")(lambda reason: told.append(reason))
+    answer_to(bus, "batch_started", [StopEpoch("no"), SkipBatch("no")])
+    loop.emit("batch_started", epoch=1, step=1)
+    assert told == []
+
+
+def test_a_stop_in_answer_to_stop_requested_does_not_go_round(bus: EventBus, loop: Emitter) -> None:
+    told: list[str] = []
+
+    @bus.on("stop_requested")
+    def me_too(reason: str) -> Stop:
+        told.append(reason)
+        return Stop("me too")
+
+    answer_to(bus, "batch_finished", Stop("first"))
+    answers = loop.emit("batch_finished", epoch=1, step=1)
+    assert answers.stop is not None
+    assert answers.stop.reason == "first"
+    assert len(told) <= 2
+
+
+# -- state and restored ride on one emission only
+
+
+def test_state_answers_are_gathered_by_key(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "state_requested", [State("a", 1), State("b", 2)])
+    answer_to(bus, "state_requested", State("c", 3))
+    assert dict(loop.emit("state_requested").state) == {"a": 1, "b": 2, "c": 3}
+    assert dict(loop.emit("state_requested").state) == {}
+
+
+def test_two_states_of_one_key_are_an_error_that_names_both(bus: EventBus, loop: Emitter) -> None:
+    bus.on("state_requested", name="one")(lambda: State("scores", 1))
+    bus.on("state_requested", name="two")(lambda: State("scores", 2))
+    with pytest.raises(MISTAKE) as caught:
+        dict(loop.emit("state_requested").state)
+    assert_says(caught.value, "scores", "one", "two")
+
+
+def test_restored_answers_run_opened(bus: EventBus, loop: Emitter) -> None:
+    answer_to(bus, "run_opened", Restored("runs/step-120"))
+    restored = loop.emit("run_opened").restored
+    assert restored is not None
+    assert restored.path == "runs/step-120"
+    assert loop.emit("run_started").restored is None
+
+
+def test_ignored_values_are_not_logged(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished")(lambda: "value")
+    with caplog.at_level(logging.WARNING, logger="eventbus"):
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert not caplog.records
