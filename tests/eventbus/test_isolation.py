@@ -1,0 +1,213 @@
+"""Isolated observers: logged once, counted, told, switched off after three failures in a row."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus
+
+from .recorders import Recorder
+
+
+class Flaky:
+    """Fails at the steps that it is told to fail at."""
+
+    def __init__(self, *failing_steps: int) -> None:
+        self.failing_steps = failing_steps
+        self.steps: list[int] = []
+
+    def __call__(self, step: int) -> None:
+        self.steps.append(step)
+        if step in self.failing_steps:
+            raise OSError(f"cannot write step {step}")
+
+
+def run_steps(loop: Emitter, last: int) -> None:
+    for step in range(1, last + 1):
+        loop.emit("batch_finished", epoch=1, step=step)
+
+
+def test_training_goes_on_when_a_logger_fails(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    bus.on("batch_finished", priority=1, on_error="isolate")(Flaky(1))
+    bus.on("batch_finished")(recorder.handler("trained"))
+    run_steps(loop, 1)
+    assert recorder.calls == ["trained"]
+
+
+def test_three_failures_in_a_row_switch_a_handler_off(bus: EventBus, loop: Emitter) -> None:
+    flaky = Flaky(*range(1, 100))
+    bus.on("batch_finished", on_error="isolate")(flaky)
+    run_steps(loop, 8)
+    assert flaky.steps == [1, 2, 3]
+
+
+def test_a_success_starts_the_count_of_failures_anew(bus: EventBus, loop: Emitter) -> None:
+    flaky = Flaky(1, 2, 4, 5, 7, 8, 9)
+    bus.on("batch_finished", on_error="isolate")(flaky)
+    run_steps(loop, 12)
+    assert flaky.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_one_handler_switched_off_leaves_the_others(bus: EventBus, loop: Emitter) -> None:
+    broken, fine = Flaky(*range(1, 100)), Flaky()
+    bus.on("batch_finished", on_error="isolate")(broken)
+    bus.on("batch_finished", on_error="isolate")(fine)
+    run_steps(loop, 5)
+    assert fine.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_handler_switched_off_may_be_subscribed_anew(bus: EventBus, loop: Emitter) -> None:
+    flaky = Flaky(1, 2, 3)
+    bus.on("batch_finished", on_error="isolate")(flaky)
+    run_steps(loop, 4)
+    bus.detach(flaky)
+    bus.on("batch_finished", on_error="isolate")(flaky)
+    loop.emit("batch_finished", epoch=1, step=5)
+    assert flaky.steps == [1, 2, 3, 5]
+
+
+def test_each_failure_is_told(bus: EventBus, loop: Emitter) -> None:
+    told: list[tuple[str, str, str, int]] = []
+
+    @bus.on("handler_failed")
+    def tell(handler: str, signal: str, exception: Exception, step: int) -> None:
+        told.append((handler, signal, str(exception), step))
+
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1, 2))
+    run_steps(loop, 3)
+    assert told == [
+        ("csv", "batch_finished", "cannot write step 1", 1),
+        ("csv", "batch_finished", "cannot write step 2", 2),
+    ]
+
+
+def test_a_failure_of_who_is_told_does_not_go_round(bus: EventBus, loop: Emitter) -> None:
+    told: list[str] = []
+
+    @bus.on("handler_failed", on_error="isolate")
+    def notify(handler: str) -> None:
+        told.append(handler)
+        raise OSError("no network")
+
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1))
+    run_steps(loop, 2)
+    assert told == ["csv"]
+
+
+def test_a_raising_handler_of_failures_does_not_go_round_either(
+    bus: EventBus, loop: Emitter
+) -> None:
+    told: list[str] = []
+
+    @bus.on("handler_failed")
+    def notify(handler: str) -> None:
+        told.append(handler)
+        raise OSError("no network")
+
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1))
+    try:
+        run_steps(loop, 1)
+    except OSError as error:
+        assert str(error) == "no network"
+    assert told == ["csv"]
+
+
+def test_only_the_first_failure_is_logged_with_its_traceback(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1, 2, 4, 5))
+    with caplog.at_level(logging.DEBUG, logger="eventbus"):
+        run_steps(loop, 5)
+    with_traceback = [record for record in caplog.records if record.exc_info]
+    assert len(with_traceback) == 1
+    assert "csv" in with_traceback[0].getMessage()
+    assert "batch_finished" in with_traceback[0].getMessage()
+    assert with_traceback[0].levelno >= logging.WARNING
+
+
+def test_being_switched_off_is_logged(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(*range(1, 100)))
+    with caplog.at_level(logging.WARNING, logger="eventbus"):
+        run_steps(loop, 2)
+        before = len(caplog.records)
+        run_steps(loop, 5)
+    told = " ".join(record.getMessage() for record in caplog.records[before:])
+    assert "csv" in told
+    assert "off" in told
+
+
+def test_failures_are_summed_up_when_the_run_is_closed(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1, 3, 5))
+    run_steps(loop, 6)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="eventbus"):
+        loop.emit("run_closed", outcome="completed")
+    summary = " ".join(record.getMessage() for record in caplog.records)
+    assert "csv" in summary
+    assert "3" in summary
+
+
+def test_without_failures_nothing_is_summed_up(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished", on_error="isolate")(Flaky())
+    run_steps(loop, 2)
+    with caplog.at_level(logging.INFO, logger="eventbus"):
+        loop.emit("run_closed", outcome="completed")
+    assert not caplog.records
+
+
+def test_the_summary_of_one_run_is_not_repeated_by_the_next(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1))
+    run_steps(loop, 1)
+    loop.emit("run_closed", outcome="completed")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="eventbus"):
+        bus.bind(sender="train").emit("run_closed", outcome="completed")
+    assert not caplog.records
+
+
+def test_a_raising_handler_is_never_switched_off(bus: EventBus, loop: Emitter) -> None:
+    broken = Flaky(*range(1, 100))
+    bus.on("batch_finished")(broken)
+    for step in range(1, 6):
+        with pytest.raises(OSError, match="cannot write"):
+            loop.emit("batch_finished", epoch=1, step=step)
+    assert broken.steps == [1, 2, 3, 4, 5]
+
+
+def test_one_object_isolated_on_two_signals_fails_on_its_own_each(
+    bus: EventBus, loop: Emitter
+) -> None:
+    """The count is per subscription: a broken end of epoch leaves the steps alone."""
+    flaky = Flaky(*range(1, 100))
+    fine: list[int] = []
+
+    class Both:
+        def on_step(self, step: int) -> None:
+            fine.append(step)
+
+    bus.on("epoch_finished", on_error="isolate")(flaky)
+    bus.on("batch_finished", on_error="isolate")(Both().on_step)
+    for step in range(1, 6):
+        loop.emit("epoch_finished", epoch=step, step=step)
+    run_steps(loop, 2)
+    assert (flaky.steps, fine) == ([1, 2, 3], [1, 2])
+
+
+def test_an_isolated_wrong_answer_is_isolated(bus: EventBus, loop: Emitter) -> None:
+    failed: list[Any] = []
+    bus.on("handler_failed")(lambda exception: failed.append(exception))
+    bus.on("batch_finished", on_error="isolate")(lambda: True)
+    run_steps(loop, 1)
+    assert len(failed) == 1
