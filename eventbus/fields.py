@@ -88,7 +88,7 @@ Steps: TypeAlias = Annotated[
     int, Field("how many steps the run is to have in all, where that is known", "optimizer steps")
 ]
 ResumedFrom: TypeAlias = Annotated[
-    str, Field("path of the checkpoint that the run goes on from; None: it starts anew")
+    "str | None", Field("path of the checkpoint that the run goes on from; None: it starts anew")
 ]
 Complete: TypeAlias = Annotated[
     bool, Field("False if the epoch was cut short by `StopEpoch` or `break`")
