@@ -9,7 +9,7 @@ SDIST := $(VENV)/blinker-sdist/blinker-1.9.0.tar.gz
 .PHONY: help demo test lint types unit slow bench docs clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## train a small model and show what the bus sees
 	$(BIN)/eventbus demo
