@@ -1,0 +1,251 @@
+"""Threads: emitting, subscribing and detaching at once, with exact counts and no sleeping."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from eventbus import EventBus, Stop
+
+
+def at_once(*tasks: Callable[[], None]) -> None:
+    """Run the tasks in threads that start together; raise the first error of any."""
+    barrier = threading.Barrier(len(tasks))
+    errors: list[BaseException] = []
+
+    def run(task: Callable[[], None]) -> None:
+        try:
+            barrier.wait()
+            task()
+        except BaseException as error:  # carried over to the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(task,), daemon=True) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@contextmanager
+def unraisable_errors() -> Iterator[list[object]]:
+    """What went wrong where Python can only print: in weakref callbacks and `__del__`."""
+    seen: list[object] = []
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda args: seen.append(args.exc_value)
+    try:
+        yield seen
+    finally:
+        sys.unraisablehook = before
+
+
+def emit_many(bus: EventBus, sender: str, number: int) -> Callable[[], None]:
+    loop = bus.bind(sender=sender)
+
+    def task() -> None:
+        for step in range(1, number + 1):
+            loop.emit("batch_finished", epoch=1, step=step)
+
+    return task
+
+
+def come_and_go(bus: EventBus, number: int) -> Callable[[], None]:
+    def task() -> None:
+        for _ in range(number):
+
+            def passing() -> None: ...
+
+            bus.on("batch_finished", priority=number % 3)(passing)
+            bus.detach(passing)
+
+    return task
+
+
+def connect_weakly(bus: EventBus, number: int) -> Callable[[], None]:
+    def task() -> None:
+        for count in range(number):
+
+            def passing(sender: object, **fields: object) -> None: ...
+
+            bus.signal("batch_finished").connect(passing)
+            if count % 2:
+                bus.signal("batch_finished").disconnect(passing)
+
+    return task
+
+
+def test_several_threads_may_emit_at_once(bus: EventBus) -> None:
+    counts = {"a": 0, "b": 0, "c": 0}
+
+    @bus.on("batch_finished")
+    def count(sender: str) -> None:
+        counts[sender] += 1
+
+    at_once(*(emit_many(bus, sender, 500) for sender in counts))
+    assert counts == {"a": 500, "b": 500, "c": 500}
+
+
+def test_a_steady_handler_misses_nothing_while_others_come_and_go(bus: EventBus) -> None:
+    steps: list[int] = []
+    bus.on("batch_finished")(lambda step: steps.append(step))
+    with switching_often():
+        at_once(emit_many(bus, "train", 300), come_and_go(bus, 200), come_and_go(bus, 200))
+    assert steps == list(range(1, 301))
+
+
+def test_nothing_is_left_of_those_who_came_and_went(bus: EventBus) -> None:
+    with switching_often():
+        at_once(*(come_and_go(bus, 200) for _ in range(3)))
+    assert not bus.signal("batch_finished").receivers
+
+
+def test_emission_and_nesting_of_one_thread_do_not_leak_into_another(bus: EventBus) -> None:
+    seen: list[tuple[str, int, str]] = []
+
+    @bus.on("batch_finished")
+    def measure(bus: EventBus, sender: str) -> None:
+        bus.emit("metrics_measured", metrics={"of": sender})
+
+    @bus.on("metrics_measured")
+    def note(sender: str, step: int, metrics: dict[str, str]) -> None:
+        seen.append((sender, step, metrics["of"]))
+
+    with switching_often():
+        at_once(emit_many(bus, "a", 200), emit_many(bus, "b", 200))
+    for sender in ("a", "b"):
+        mine = [(step, of) for who, step, of in seen if who == sender]
+        assert mine == [(step, sender) for step in range(1, 201)]
+
+
+def test_a_thread_started_in_a_handler_is_outside_the_emission(bus: EventBus) -> None:
+    seen: list[dict[str, object]] = []
+    bus.on("text_written")(lambda event: seen.append(dict(event.fields)))
+
+    @bus.on("batch_finished")
+    def write_elsewhere(bus: EventBus) -> None:
+        thread = threading.Thread(target=lambda: bus.emit("text_written", tag="t", text="x"))
+        thread.start()
+        thread.join()
+
+    bus.bind(sender="train").emit("batch_finished", epoch=1, step=9)
+    assert seen == [{"tag": "t", "text": "x"}]
+
+
+def test_a_handler_may_subscribe_from_a_thread_that_it_waits_for(bus: EventBus) -> None:
+    """No lock is held while handlers run: otherwise this would hang."""
+    late: list[int] = []
+
+    @bus.once("batch_finished")
+    def subscribe_elsewhere(bus: EventBus) -> None:
+        def subscribe() -> None:
+            bus.on("batch_finished")(lambda step: late.append(step))
+
+        thread = threading.Thread(target=subscribe, daemon=True)
+        thread.start()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+    for step in (1, 2):
+        bus.bind(sender="train").emit("batch_finished", epoch=1, step=step)
+    assert late == [2]
+
+
+def test_once_is_called_once_though_threads_race(bus: EventBus) -> None:
+    with switching_often():
+        for _ in range(50):
+            calls: list[str] = []
+            bus.once("batch_finished")(lambda sender, calls=calls: calls.append(sender))
+            at_once(*(emit_many(bus, sender, 1) for sender in ("a", "b", "c")))
+            assert len(calls) == 1
+
+
+def test_an_emission_under_way_may_call_a_detached_handler_at_most_once_more(bus: EventBus) -> None:
+    inside, detached = threading.Barrier(2), threading.Barrier(2)
+    calls: list[int] = []
+
+    @bus.on("batch_finished", priority=1)
+    def wait(step: int) -> None:
+        if step == 1:
+            inside.wait(timeout=30)
+            detached.wait(timeout=30)
+
+    def other(step: int) -> None:
+        calls.append(step)
+
+    def detach() -> None:
+        inside.wait(timeout=30)
+        bus.detach(other)
+        detached.wait(timeout=30)
+
+    bus.on("batch_finished")(other)
+    at_once(emit_many(bus, "train", 3), detach)
+    assert calls in ([], [1])
+
+
+def test_stops_from_handlers_in_several_threads_stay_in_their_runs(bus: EventBus) -> None:
+    bus.on("batch_finished")(lambda sender, step: Stop(sender) if step == 100 else None)
+    loops = {sender: bus.bind(sender=sender) for sender in "abc"}
+
+    def task(sender: str) -> Callable[[], None]:
+        def run() -> None:
+            for step in range(1, 201):
+                answers = loops[sender].emit("batch_finished", epoch=1, step=step)
+                assert (answers.stop is not None) is (step >= 100)
+
+        return run
+
+    at_once(*(task(sender) for sender in loops))
+    for sender, loop in loops.items():
+        assert [answer.reason for answer in loop.answers] == [sender]
+
+
+def test_signals_may_be_declared_and_found_from_several_threads(bus: EventBus) -> None:
+    found: list[object] = []
+
+    def find() -> None:
+        found.extend(bus.signal(f"signal_of_mine_{number}") for number in range(100))
+
+    with switching_often():
+        at_once(find, find, find)
+    assert len({id(signal) for signal in found}) == 100
+
+
+@pytest.mark.slow
+def test_a_long_stress_leaves_no_error_and_no_receiver(bus: EventBus) -> None:
+    counts = {"a": 0, "b": 0}
+
+    @bus.on("batch_finished")
+    def count(sender: str) -> None:
+        counts[sender] += 1
+
+    with switching_often(), unraisable_errors() as unraisable:
+        at_once(
+            emit_many(bus, "a", 20_000),
+            emit_many(bus, "b", 20_000),
+            come_and_go(bus, 3_000),
+            connect_weakly(bus, 3_000),
+            connect_weakly(bus, 3_000),
+        )
+        gc.collect()
+    bus.bind(sender="a").emit("batch_finished", epoch=1, step=0)
+    assert unraisable == []
+    assert counts == {"a": 20_001, "b": 20_000}
+    assert len(bus.signal("batch_finished").receivers) == 1
