@@ -84,7 +84,7 @@ def imported_at_once(module: str) -> set[str]:
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    names = set()
+    names: set[str] = set()
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)

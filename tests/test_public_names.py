@@ -45,6 +45,8 @@ def imported(source: str) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            yield ast.literal_eval(node.args[0]).partition(".")[0]
 
 
 def missing_libraries(source: str) -> list[str]:
@@ -96,8 +98,8 @@ def test_a_false_example_is_reported() -> None:
 
 
 def test_a_missing_library_is_found_also_where_it_is_imported_lazily() -> None:
-    source = "import json\ndef f():\n    from no_such_library.part import x\n"
-    assert missing_libraries(source) == ["no_such_library"]
+    source = "import json\ndef f():\n    from no_such.part import x\n    require('nor_such.a')\n"
+    assert missing_libraries(source) == ["no_such", "nor_such"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
