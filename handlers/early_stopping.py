@@ -1,0 +1,242 @@
+"""Stop a run when a metric has stopped improving."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from eventbus import Event, Filter, Priority, Stop, handles
+
+from ._monitor import Mode, Monitor
+
+__all__ = ["EarlyStopping"]
+
+NonFinite = Literal["count", "ignore", "stop"]
+
+logger = logging.getLogger("eventbus.handlers.early_stopping")
+
+
+class EarlyStopping:
+    """Stop the run when a metric has not improved for `patience` observations.
+
+    ================  ==========================================================================
+    signals consumed  the one(s) of `on` that carry `metrics` (decides); `run_started` (resets on a
+                      fresh run); `run_finished` (puts the best weights back, warns)
+    values produced   the answer `Stop`; `best` in the unit of the metric
+    band              DECIDE
+    errors            raise
+    cost per step     none; per observation one number is read, which waits for the device where it
+                      is still there; `restore_best` copies the weights to the CPU at each
+                      improvement
+    state kept        best, best_epoch, best_step, count, observations; the best weights
+    ================  ==========================================================================
+
+    Parameters
+    ----------
+    metric
+        The key in `metrics`. An emission without it is passed over, so several can watch several
+        validations (`val_loss`, `test_loss`), each attached under its own `name=`.
+    on
+        The signal, or signals, on which the metric is observed.
+    patience
+        Stop at this many observations in a row without improvement, at least 1; None for never,
+        where only `stop_at` should stop.
+    mode
+        "min" where lower is better, "max" where higher is.
+    min_delta
+        By how much a value must beat the best to be an improvement; progress in smaller steps
+        adds up, as the best stays where it was.
+    when
+        A filter on the observations.
+    relative
+        Take `min_delta` as a fraction of ``abs(best)``; right for negative scores too.
+    stop_at
+        Stop as soon as the metric is at least this good, whatever the patience.
+    warmup
+        The first so many observations never count against the patience; they may set the best.
+    non_finite
+        What NaN and the infinities do. None of them ever becomes the best. "count" takes them
+        for an observation without improvement: one bad validation is forgiven, and a run that
+        gives nothing else ends when the patience is spent. It is the default, since it ends
+        the diverged run that "ignore" would let run on, without ending at once, as "stop"
+        does, a run that recovers.
+    restore_best
+        Keep a copy of the weights at each improvement, and load it when the run has finished,
+        before anything is saved there. It changes the model; where it is off, nothing does.
+
+    Attributes
+    ----------
+    best : float or None
+        The last value that was an improvement; None before the first.
+    best_epoch, best_step : int or None
+        Where that was, counted from 1, where the signal tells.
+    count : int
+        Observations since then that count against the patience.
+    observations : int
+        All observations of this run.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import EarlyStopping
+    >>> bus = EventBus()
+    >>> stopping = EarlyStopping("val_loss", on="epoch_finished", patience=2)
+    >>> _ = bus.attach(stopping)
+    >>> loop = bus.bind(sender="train")
+    >>> for epoch, loss in enumerate([0.9, 0.5, 0.6, 0.7], start=1):
+    ...     answers = loop.emit("epoch_finished", epoch=epoch, step=10 * epoch,
+    ...                         metrics={"val_loss": loss})
+    >>> print(answers.stop.reason)
+    val_loss has not improved on 0.5 (epoch 2, step 20) for 2 observations (patience 2)
+    """
+
+    def __init__(
+        self,
+        metric: str = "val_loss",
+        *,
+        on: str | Sequence[str] = "validation_done",
+        patience: int | None = 3,
+        mode: Mode = "min",
+        min_delta: float = 0.0,
+        when: Filter | None = None,
+        relative: bool = False,
+        stop_at: float | None = None,
+        warmup: int = 0,
+        non_finite: NonFinite = "count",
+        restore_best: bool = False,
+    ) -> None:
+        _check(patience, stop_at, warmup, non_finite)
+        self.monitor = Monitor("EarlyStopping", metric, mode, min_delta, relative)
+        self.patience, self.stop_at, self.warmup = patience, stop_at, warmup
+        self.non_finite, self.restore_best = non_finite, restore_best
+        self._start_over()
+        signals = (on,) if isinstance(on, str) else tuple(on)
+        self.decide = handles(*signals, when=when, priority=Priority.DECIDE)(self._decide)
+
+    def _start_over(self) -> None:
+        self.monitor.reset()
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.best_step: int | None = None
+        self.count = 0
+        self.observations = 0
+        self._best_weights: dict[str, Any] | None = None
+
+    @handles("run_started", priority=Priority.DECIDE)
+    def reset(self, resumed_from: str | None = None) -> None:
+        """Forget all of an earlier run, unless this one goes on from a checkpoint."""
+        if resumed_from is None:
+            self._start_over()
+
+    def _decide(self, event: Event) -> Stop | None:
+        value = self.monitor.read(event.fields.get("metrics"))
+        if value is None:
+            return None
+        if not math.isfinite(value) and self.non_finite == "ignore":
+            return None
+        self.observations += 1
+        if self.monitor.improves(value, self.best):
+            self._improve(value, event)
+        elif self.observations > self.warmup:
+            self.count += 1
+        return self._verdict(value)
+
+    def _improve(self, value: float, event: Event) -> None:
+        self.best, self.count = value, 0
+        self.best_epoch = event.fields.get("epoch")
+        self.best_step = event.fields.get("step")
+        if self.restore_best:
+            self._best_weights = _copy_of_weights(event)
+
+    def _verdict(self, value: float) -> Stop | None:
+        name = self.monitor.metric
+        if self.stop_at is not None and self.monitor.reaches(value, self.stop_at):
+            return Stop(f"{name} reached {value:.6g} (stop_at {self.stop_at:.6g})")
+        if not math.isfinite(value) and self.non_finite == "stop":
+            return Stop(f"{name} is {value}; the best was {self._best_in_words()}")
+        if self.patience is not None and self.count >= self.patience:
+            return Stop(
+                f"{name} has not improved on {self._best_in_words()} for {self.count} "
+                f"observations (patience {self.patience})"
+            )
+        return None
+
+    def _best_in_words(self) -> str:
+        if self.best is None:
+            return "anything finite"
+        places = {"epoch": self.best_epoch, "step": self.best_step}
+        told = ", ".join(f"{name} {count}" for name, count in places.items() if count is not None)
+        return f"{self.best:.6g} ({told})" if told else f"{self.best:.6g}"
+
+    @handles("run_finished", priority=Priority.DECIDE)
+    def finish(self, event: Event) -> None:
+        """Put the best weights back; warn where the metric never came."""
+        if self._best_weights is not None and self.restore_best:
+            _put_back(self._best_weights, event)
+            logger.info("the weights are those of %s %s", self.monitor.metric, self._best_in_words())
+        if not self.monitor.seen and self.best is None:
+            self.monitor.warn_never_seen("it could not stop the run")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs in order to decide alike: plain Python and tensors."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_step": self.best_step,
+            "count": self.count,
+            "observations": self.observations,
+            "best_weights": self._best_weights,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.best = state["best"]
+        self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
+        self.count, self.observations = state["count"], state["observations"]
+        self._best_weights = state["best_weights"]
+
+
+def _check(
+    patience: int | None, stop_at: float | None, warmup: int, non_finite: NonFinite
+) -> None:
+    if patience is not None and patience < 1:
+        raise ValueError(
+            f"EarlyStopping: patience is at least 1 (stop at the first observation without "
+            f"improvement) or None, got {patience!r}"
+        )
+    if stop_at is not None and not math.isfinite(stop_at):
+        raise ValueError(f"EarlyStopping: stop_at is finite, got {stop_at!r}")
+    if patience is None and stop_at is None:
+        raise ValueError("EarlyStopping: with patience=None it needs a stop_at, or never stops")
+    if warmup < 0:
+        raise ValueError(f"EarlyStopping: warmup is at least 0, got {warmup!r}")
+    if non_finite not in ("count", "ignore", "stop"):
+        raise ValueError(
+            f"EarlyStopping: non_finite is 'count', 'ignore' or 'stop', got {non_finite!r}"
+        )
+
+
+def _models(event: Event) -> dict[str, Any]:
+    several = event.context.get("models")
+    return dict(several) if several else {"": event.from_context("model")}
+
+
+def _copy_of_weights(event: Event) -> dict[str, Any]:
+    """Copy all weights to the CPU (a device synchronisation), by model, then by name."""
+    return {
+        name: {key: _copied(value) for key, value in model.state_dict().items()}
+        for name, model in _models(event).items()
+    }
+
+
+def _copied(value: Any) -> Any:
+    # A CPU tensor must be cloned: training goes on in place.
+    return value.detach().to("cpu", copy=True) if hasattr(value, "detach") else value
+
+
+def _put_back(weights: dict[str, Any], event: Event) -> None:
+    models = _models(event)
+    for name, state in weights.items():
+        models[name].load_state_dict(state)
