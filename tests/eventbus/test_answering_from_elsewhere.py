@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, Stop, StopEpoch
+from eventbus import Emitter, EventBus, SkipBatch, Stop, StopEpoch
 
 from .recorders import MISTAKE, assert_says
 
@@ -86,6 +86,20 @@ def test_an_answer_for_all_runs_reaches_each_open_run(bus: EventBus) -> None:
         loop.emit("run_opened")
     bus.answer(Stop("SIGTERM"), runs="all")
     assert all(loop.answers.stop is not None for loop in loops)
+
+
+@pytest.mark.parametrize("answer", [StopEpoch("data"), SkipBatch("batch")])
+def test_what_ends_an_epoch_or_a_batch_ends_one_only_in_all_runs(
+    bus: EventBus, answer: StopEpoch | SkipBatch
+) -> None:
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    bus.answer(answer, runs="all")
+    assert list(loop.answers) == [answer]
+    loop.emit("batch_finished", epoch=1, step=1)
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert list(loop.answers) == []
+    assert list(bus.bind(sender="train").emit("run_opened")) == []
 
 
 @pytest.mark.parametrize("wrong", [True, Stop, "SIGTERM", None])

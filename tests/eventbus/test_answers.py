@@ -218,13 +218,26 @@ def test_a_coroutine_is_an_error_and_is_closed(bus: EventBus, loop: Emitter) -> 
     assert_says(caught.value, "coroutine", "batch_finished")
 
 
-@pytest.mark.parametrize("wrong", [[Stop], [Stop("yes"), True], [True]])
+@pytest.mark.parametrize("wrong", [[Stop], [Stop("yes"), True], [Stop("yes"), "no"]])
 def test_a_wrong_answer_within_a_list_is_an_error_too(
     bus: EventBus, loop: Emitter, wrong: object
 ) -> None:
     bus.on("batch_finished")(lambda: wrong)
     with pytest.raises(MISTAKE):
         loop.emit("batch_finished", epoch=1, step=1)
+
+
+def test_a_list_may_leave_out_what_is_not_wanted(bus: EventBus, loop: Emitter) -> None:
+    """As in `return [self.stop(), self.skip()]`, where each may be None."""
+    bus.on("batch_finished")(lambda: [None, Stop("yes")])
+    stop = loop.emit("batch_finished", epoch=1, step=1).stop
+    assert stop is not None
+    assert stop.reason == "yes"
+
+
+def test_a_mock_that_imitates_an_answer_is_none(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_finished")(lambda: Mock(spec=Stop("spec")))
+    assert list(loop.emit("batch_finished", epoch=1, step=1)) == []
 
 
 @pytest.mark.parametrize(
@@ -294,6 +307,21 @@ def test_each_stop_is_told_once(bus: EventBus, loop: Emitter) -> None:
         loop.emit("batch_finished", epoch=1, step=step)
     loop.emit("run_closed", outcome="stopped")
     assert told == [("a", "a"), ("b", "b")]
+
+
+def test_a_stop_given_in_an_emission_that_fails_is_told_too(bus: EventBus, loop: Emitter) -> None:
+    told: list[str] = []
+
+    def broken() -> None:
+        raise ValueError("broken")
+
+    bus.on("stop_requested")(lambda reason: told.append(reason))
+    bus.once("batch_finished", priority=1)(lambda: Stop("kept"))
+    bus.once("batch_finished")(broken)
+    with pytest.raises(ValueError, match="broken"):
+        loop.emit("batch_finished", epoch=1, step=1)
+    loop.emit("run_closed", outcome="failed")
+    assert told == ["kept"]
 
 
 def test_stop_epoch_and_skip_are_not_told(bus: EventBus, loop: Emitter) -> None:

@@ -114,6 +114,17 @@ def test_misspelt_context_is_an_error_with_a_suggestion(bus: EventBus) -> None:
     assert_says(caught.value, "modle")
 
 
+def test_context_that_is_none_is_as_good_as_not_given(bus: EventBus) -> None:
+    seen: list[object] = []
+
+    @bus.on("run_started")
+    def note(models: object = "none", scheduler: object = None) -> None:
+        seen.append(scheduler)
+
+    bus.bind(sender="train", models=None, scheduler=None).emit("run_started")
+    assert seen == [None]
+
+
 def test_context_may_be_given_with_one_emission_and_ends_with_it(bus: EventBus) -> None:
     seen: list[object] = []
     bus.on("epoch_finished")(lambda model: seen.append(model))

@@ -247,12 +247,26 @@ def test_an_undeclared_signal_without_a_named_field_fails_at_emission(
     assert_says(caught.value, "number", "kittens_born", "train")
 
 
-@pytest.mark.parametrize("name", ["self", "signal", "handler", "name", "_async_wrapper", "value"])
+@pytest.mark.parametrize("name", ["self", "signal", "handler", "name", "value", "emitter"])
 def test_a_field_may_have_any_unreserved_name(bus: EventBus, loop: Emitter, name: str) -> None:
     seen: list[object] = []
     bus.on("kittens_born")(lambda **fields: seen.append(fields[name]))
     loop.emit("kittens_born", **{name: 5})
     assert seen == [5]
+
+
+@pytest.mark.parametrize("name", ["_async_wrapper", "_sync_wrapper"])
+def test_the_keywords_of_blinkers_send_are_not_swallowed(
+    bus: EventBus, loop: Emitter, name: str
+) -> None:
+    seen: list[object] = []
+    bus.on("kittens_born")(lambda **fields: seen.append(fields.get(name)))
+    try:
+        loop.emit("kittens_born", **{name: 5})
+    except MISTAKE as error:
+        assert_says(error, name)
+    else:
+        assert seen == [5]
 
 
 @pytest.mark.parametrize("name", ["sender", "event", "bus"])

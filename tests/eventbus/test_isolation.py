@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus
+from eventbus import Emitter, EventBus, every
 
 from .recorders import Recorder
 
@@ -50,6 +51,15 @@ def test_a_success_starts_the_count_of_failures_anew(bus: EventBus, loop: Emitte
     bus.on("batch_finished", on_error="isolate")(flaky)
     run_steps(loop, 12)
     assert flaky.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_emissions_that_are_not_due_do_not_break_a_row_of_failures(
+    bus: EventBus, loop: Emitter
+) -> None:
+    flaky = Flaky(*range(1, 100))
+    bus.on("batch_finished", when=every(2), on_error="isolate")(flaky)
+    run_steps(loop, 12)
+    assert flaky.steps == [2, 4, 6]
 
 
 def test_one_handler_switched_off_leaves_the_others(bus: EventBus, loop: Emitter) -> None:
@@ -114,6 +124,19 @@ def test_a_raising_handler_of_failures_does_not_go_round_either(
     except OSError as error:
         assert str(error) == "no network"
     assert told == ["csv"]
+
+
+def test_a_raising_handler_of_failures_leaves_the_emission_as_it_is(
+    bus: EventBus, loop: Emitter
+) -> None:
+    """Its error may reach the loop; later observers are not its business."""
+    recorder = Recorder()
+    bus.on("handler_failed")(recorder.failing("listener", OSError("no network")))
+    bus.on("batch_finished", priority=1, on_error="isolate")(Flaky(1))
+    bus.on("batch_finished", on_error="isolate")(recorder.handler("later observer"))
+    with suppress(OSError):
+        run_steps(loop, 1)
+    assert recorder.calls == ["listener", "later observer"]
 
 
 def test_only_the_first_failure_is_logged_with_its_traceback(

@@ -1,0 +1,442 @@
+"""Attaching: marks are found on objects, modules and functions, all or none."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus, Priority, Stop, every, handles
+
+from .recorders import MISTAKE, Recorder, assert_says
+
+
+class Counter:
+    """A handler in the usual shape."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    @handles("epoch_started")
+    def begin(self, epoch: int) -> None:
+        self.calls.append(f"begin {epoch}")
+
+    @handles("epoch_finished", when=every(2), priority=Priority.REPORT)
+    def end(self, epoch: int) -> None:
+        self.calls.append(f"end {epoch}")
+
+    def unmarked(self) -> None:
+        self.calls.append("unmarked")
+
+
+def run_epochs(loop: Emitter, last: int = 2) -> None:
+    for epoch in range(1, last + 1):
+        loop.emit("epoch_started", epoch=epoch, step=0)
+        loop.emit("epoch_finished", epoch=epoch, step=0)
+
+
+def test_a_mark_alone_subscribes_nothing(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    run_epochs(loop)
+    assert counter.calls == []
+
+
+def test_a_marked_function_stays_a_function() -> None:
+    def twice(epoch: int) -> int:
+        return 2 * epoch
+
+    assert handles("epoch_started")(twice) is twice
+    assert twice(3) == 6
+
+
+def test_attach_subscribes_each_marked_method(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.attach(counter)
+    run_epochs(loop)
+    assert counter.calls == ["begin 1", "begin 2", "end 2"]
+
+
+def test_detaching_the_handle_ends_all(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    handle = bus.attach(counter)
+    handle.detach()
+    handle.detach()
+    run_epochs(loop)
+    assert counter.calls == []
+
+
+def test_detaching_the_thing_ends_all(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.attach(counter)
+    bus.detach(counter)
+    run_epochs(loop)
+    assert counter.calls == []
+
+
+def test_a_handle_is_a_with_block(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    with bus.attach(counter):
+        run_epochs(loop, 1)
+    run_epochs(loop)
+    assert counter.calls == ["begin 1"]
+
+
+def test_a_with_block_detaches_when_it_fails_and_keeps_the_error(bus: EventBus) -> None:
+    with pytest.raises(ValueError, match="mine"), bus.attach(Counter()):
+        raise ValueError("mine")
+    assert not bus.signal("epoch_started").receivers
+
+
+def test_marks_may_be_stacked(bus: EventBus, loop: Emitter) -> None:
+    class Both:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        @handles("epoch_started")
+        @handles("epoch_finished", when=every(2))
+        def note(self, event: Any) -> None:
+            self.calls.append(f"{event.name} {event.fields['epoch']}")
+
+    both = Both()
+    bus.attach(both)
+    run_epochs(loop)
+    assert both.calls == ["epoch_started 1", "epoch_started 2", "epoch_finished 2"]
+
+
+def test_a_mark_may_name_several_signals(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    @handles("epoch_started", "epoch_finished")
+    def note(event: Any) -> None:
+        seen.append(event.name)
+
+    bus.attach(note)
+    run_epochs(loop, 1)
+    assert seen == ["epoch_started", "epoch_finished"]
+
+
+def test_keywords_override_the_marks(bus: EventBus) -> None:
+    counter = Counter()
+    bus.attach(counter, when=every(3), sender="train", priority=5)
+    run_epochs(bus.bind(sender="other"), 6)
+    run_epochs(bus.bind(sender="train"), 6)
+    assert counter.calls == ["begin 3", "end 3", "begin 6", "end 6"]
+
+
+def test_priority_zero_overrides_too(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+    counter = Counter()
+    bus.on("epoch_finished")(recorder.handler("normal"))
+    bus.attach(counter, priority=0, when=every(1))
+    bus.on("epoch_finished", priority=-1)(lambda: recorder.calls.extend(counter.calls))
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert recorder.calls == ["normal", "end 1"]
+
+
+def test_on_error_overrides_too(bus: EventBus, loop: Emitter) -> None:
+    class Logger:
+        @handles("run_started", on_error="isolate")
+        def log(self) -> None:
+            raise OSError("disk full")
+
+    bus.attach(Logger(), name="loud", on_error="raise")
+    with pytest.raises(OSError, match="disk full"):
+        loop.emit("run_started")
+
+
+def test_the_name_is_the_class_unless_given(bus: EventBus, loop: Emitter) -> None:
+    class Patience:
+        @handles("epoch_finished")
+        def decide(self) -> Stop:
+            return Stop("enough")
+
+    bus.attach(Patience())
+    bus.attach(Patience(), name="second")
+    answers = loop.emit("epoch_finished", epoch=1, step=1)
+    assert [answer.by for answer in answers] == ["Patience", "second"]
+
+
+def test_attaching_the_same_thing_twice_is_an_error(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.attach(counter)
+    with pytest.raises(MISTAKE) as caught:
+        bus.attach(counter)
+    assert_says(caught.value, "Counter")
+    run_epochs(loop, 1)
+    assert counter.calls == ["begin 1"]
+
+
+def test_a_thing_that_was_detached_may_come_back(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.attach(counter).detach()
+    bus.attach(counter)
+    run_epochs(loop, 1)
+    assert counter.calls == ["begin 1"]
+
+
+def test_two_of_a_class_may_be_attached(bus: EventBus, loop: Emitter) -> None:
+    one, other = Counter(), Counter()
+    bus.attach(one)
+    bus.attach(other)
+    run_epochs(loop, 1)
+    assert one.calls == other.calls == ["begin 1"]
+
+
+def test_things_that_are_equal_are_told_apart(bus: EventBus, loop: Emitter) -> None:
+    class Equal(Counter):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        __hash__ = None  # type: ignore[assignment]  # as of a dataclass
+
+    one, other = Equal(), Equal()
+    bus.attach(one)
+    bus.attach(other)
+    bus.detach(one)
+    run_epochs(loop, 1)
+    assert (one.calls, other.calls) == ([], ["begin 1"])
+
+
+@pytest.mark.parametrize("thing", [object(), 3, len, types])
+def test_a_thing_without_marks_is_an_error(bus: EventBus, thing: Any) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.attach(thing)
+    assert_says(caught.value, "handles")
+
+
+def test_attaching_a_class_is_an_error_that_says_to_make_one(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.attach(Counter)
+    assert_says(caught.value, "Counter", "instance")
+
+
+def test_a_failed_attach_leaves_nothing_behind(bus: EventBus, loop: Emitter) -> None:
+    class HalfWrong(Counter):
+        @handles("batch_finished")
+        def wrong(self, lss: float) -> None: ...
+
+    half = HalfWrong()
+    with pytest.raises(MISTAKE) as caught:
+        bus.attach(half)
+    assert_says(caught.value, "HalfWrong", "wrong", "lss", "loss")
+    run_epochs(loop)
+    assert half.calls == []
+    with pytest.raises(MISTAKE):
+        bus.detach(half)
+
+
+def test_a_wrong_mark_is_told_when_attached(bus: EventBus) -> None:
+    class Wrong:
+        @handles("epoch_finishd")
+        def end(self) -> None: ...
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.attach(Wrong())
+    assert_says(caught.value, "epoch_finishd", "epoch_finished")
+
+
+def test_handles_without_parentheses_is_an_error() -> None:
+    with pytest.raises(MISTAKE) as caught:
+        handles(lambda: None)  # type: ignore[arg-type]  # the mistake under test
+    assert_says(caught.value, "handles")
+
+
+def test_a_module_attaches_the_functions_defined_there(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+    module = types.ModuleType("my_handlers")
+
+    @handles("run_started")
+    def mine() -> None:
+        seen.append("mine")
+
+    @handles("run_started")
+    def imported() -> None:
+        seen.append("imported")
+
+    mine.__module__ = "my_handlers"
+    module.__dict__.update(mine=mine, imported=imported, Counter=Counter, counter=Counter())
+    bus.attach(module)
+    loop.emit("run_started")
+    run_epochs(loop)
+    assert seen == ["mine"]
+    bus.detach(module)
+    loop.emit("run_started")
+    assert seen == ["mine"]
+
+
+def test_a_signal_chosen_when_made_is_marked_on_the_instance(bus: EventBus, loop: Emitter) -> None:
+    class Chosen:
+        def __init__(self, on: str) -> None:
+            self.calls: list[str] = []
+            self.decide = handles(on)(self.decide)  # type: ignore[method-assign]
+
+        def decide(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    one, other = Chosen("epoch_started"), Chosen("epoch_finished")
+    bus.attach(one)
+    bus.attach(other)
+    run_epochs(loop, 1)
+    assert (one.calls, other.calls) == (["epoch_started"], ["epoch_finished"])
+
+
+def test_the_mark_of_the_instance_wins_over_that_of_the_class(bus: EventBus, loop: Emitter) -> None:
+    class Default:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+            self.note = handles("epoch_finished")(functools.partial(type(self).note, self))  # type: ignore[method-assign]
+
+        @handles("epoch_started")
+        def note(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    default = Default()
+    bus.attach(default)
+    run_epochs(loop, 1)
+    assert default.calls == ["epoch_finished"]
+
+
+def test_a_subclass_inherits_marks_and_adds_its_own(bus: EventBus, loop: Emitter) -> None:
+    class More(Counter):
+        @handles("run_started")
+        def start(self) -> None:
+            self.calls.append("start")
+
+    more = More()
+    bus.attach(more)
+    loop.emit("run_started")
+    run_epochs(loop, 1)
+    assert more.calls == ["start", "begin 1"]
+
+
+def test_an_overridden_method_keeps_its_place(bus: EventBus, loop: Emitter) -> None:
+    """The other way it would silently never be called, as misspelt hooks are elsewhere."""
+
+    class Louder(Counter):
+        def begin(self, epoch: int) -> None:
+            self.calls.append(f"BEGIN {epoch}")
+
+    louder = Louder()
+    bus.attach(louder)
+    run_epochs(loop, 1)
+    assert louder.calls == ["BEGIN 1"]
+
+
+def test_an_overriding_mark_replaces_the_inherited_one(bus: EventBus, loop: Emitter) -> None:
+    class Elsewhere(Counter):
+        @handles("run_started")
+        def begin(self) -> None:  # type: ignore[override]  # another signal, other fields
+            self.calls.append("begin")
+
+    elsewhere = Elsewhere()
+    bus.attach(elsewhere)
+    loop.emit("run_started")
+    run_epochs(loop, 1)
+    assert elsewhere.calls == ["begin"]
+
+
+def test_static_and_class_methods_may_be_marked(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    class Odd:
+        @staticmethod
+        @handles("run_started")
+        def static() -> None:
+            seen.append("static")
+
+        @classmethod
+        @handles("run_started")
+        def of_class(cls) -> None:
+            seen.append(cls.__name__)
+
+    bus.attach(Odd())
+    loop.emit("run_started")
+    assert seen == ["static", "Odd"]
+
+
+def test_attaching_runs_no_property(bus: EventBus) -> None:
+    class Lazy(Counter):
+        @property
+        def expensive(self) -> int:
+            raise AssertionError("somebody read it")
+
+    bus.attach(Lazy())
+
+
+def test_methods_of_one_object_run_in_the_order_they_are_written(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[str] = []
+
+    class Ordered:
+        @handles("run_started")
+        def zeta(self) -> None:
+            seen.append("zeta")
+
+        @handles("run_started")
+        def alpha(self) -> None:
+            seen.append("alpha")
+
+    bus.attach(Ordered())
+    loop.emit("run_started")
+    assert seen == ["zeta", "alpha"]
+
+
+# -- notebooks: a cell that runs again
+
+
+def define(bus: EventBus, calls: list[int], version: int) -> Callable[[], None]:
+    namespace: dict[str, Any] = {"bus": bus, "calls": calls, "version": version}
+    namespace["__name__"] = "__main__"
+    exec("@bus.on('run_started')\ndef report(): calls.append(version)", namespace)
+    function: Callable[[], None] = namespace["report"]
+    return function
+
+
+def test_a_cell_run_again_replaces_its_function_and_says_so(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+    define(bus, calls, 1)
+    with caplog.at_level("INFO", logger="eventbus"):
+        define(bus, calls, 2)
+    loop.emit("run_started")
+    assert calls == [2]
+    assert "report" in " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_lambdas_and_functions_made_by_functions_do_not_replace_each_other(
+    bus: EventBus, loop: Emitter
+) -> None:
+    recorder = Recorder()
+
+    def make(name: str) -> Callable[[], None]:
+        def made() -> None:
+            recorder.calls.append(name)
+
+        return made
+
+    for name in ("a", "b"):
+        bus.on("run_started")(make(name))
+        bus.on("run_started")(lambda name=name: recorder.calls.append(f"lambda {name}"))
+    loop.emit("run_started")
+    assert recorder.calls == ["a", "lambda a", "b", "lambda b"]
+
+
+def test_one_function_may_hear_several_signals_one_by_one(bus: EventBus, loop: Emitter) -> None:
+    bus.on("epoch_started")(note_epoch)
+    bus.on("epoch_finished")(note_epoch)
+    note_epoch_calls.clear()
+    run_epochs(loop, 1)
+    assert note_epoch_calls == [1, 1]
+
+
+note_epoch_calls: list[int] = []
+
+
+def note_epoch(epoch: int) -> None:
+    """A function of a module, so that its qualified name is its own."""
+    note_epoch_calls.append(epoch)
