@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 from eventbus.errors import AttachError
 
@@ -34,6 +34,10 @@ class Request(Answer):
         if not isinstance(self.reason, str) or not self.reason:
             kind = type(self).__name__
             raise TypeError(f"{kind} takes a reason, a non-empty string; got {self.reason!r}")
+
+    def signed(self, by: str) -> Self:
+        """Return the same answer with the name of who gave it, unless it has one."""
+        return self if self.by else replace(self, by=by)
 
 
 @dataclass(frozen=True)

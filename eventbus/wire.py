@@ -79,7 +79,7 @@ class OrderedSignal(Signal):
         with self._changing():
             held = self.receivers.get(receiver_id)
             weak = weak and (held is None or isinstance(held, weakref.ref))
-            self._place(receiver_id, priority)
+            self._place(receiver, receiver_id, priority)
             self._enter(receiver, receiver_id, sender, weak)
         self._tell_connected(receiver, sender, weak)
         return receiver
@@ -100,12 +100,16 @@ class OrderedSignal(Signal):
                 return
             self._weak_senders[sender_id] = ref
 
-    def _place(self, receiver_id: Any, priority: int) -> None:
-        if receiver_id not in self.receivers:
-            self._connections += 1
-            self._order[receiver_id] = (-priority, self._connections)
+    def _place(self, receiver: Any, receiver_id: Any, priority: int) -> None:
+        placed = self._order.get(receiver_id)
+        if placed is None or receiver_id not in self.receivers:
+            self._order[receiver_id] = self._rank(receiver, priority)
         elif priority:
-            self._order[receiver_id] = (-priority, self._order[receiver_id][1])
+            self._order[receiver_id] = (-priority, placed[1])
+
+    def _rank(self, receiver: Any, priority: int) -> tuple[int, int]:
+        self._connections += 1
+        return -priority, self._connections
 
     def _tell_connected(self, receiver: Any, sender: Any, weak: bool) -> None:
         if "receiver_connected" not in self.__dict__:
@@ -192,7 +196,15 @@ class OrderedSignal(Signal):
                 yield
             finally:
                 self._drain()
-                self._rosters = {}  # a dispatch under way keeps its own tuple
+                self._drop()
+
+    def renew_lock(self) -> None:
+        """Take a new lock and forget who is called: for a forked child, where it may be held."""
+        self._lock = threading.Lock()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._rosters = {}  # a dispatch under way keeps its own tuple
 
     # -- the garbage collector: its callbacks may run anywhere, also under our lock
 
@@ -218,7 +230,7 @@ class OrderedSignal(Signal):
         if self._lock.acquire(blocking=False):
             try:
                 self._drain()
-                self._rosters = {}
+                self._drop()
             finally:
                 self._lock.release()
 

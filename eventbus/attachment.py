@@ -1,0 +1,154 @@
+"""What `bus.attach` does: find the marks, subscribe them all or none, let state take part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eventbus.errors import AttachError
+from eventbus.marks import Mark, find_marks
+from eventbus.naming import label_of, name_of
+from eventbus.state import StatePart, has_state
+from eventbus.subscription import Options
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from eventbus.bus import EventBus
+    from eventbus.subscription import Subscription
+
+__all__ = ["Attachment", "attach"]
+
+
+class Attachment:
+    """The handle on all subscriptions of one attached thing; ended by `detach` or a `with` block.
+
+    Attributes
+    ----------
+    thing : object
+    name : str
+        Under which it answers, and keeps its state.
+    subscriptions : list of Subscription
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, handles
+    >>> class Report:
+    ...     @handles("epoch_finished")
+    ...     def report(self, epoch): print("epoch", epoch)
+    >>> bus = EventBus()
+    >>> with bus.attach(Report()) as handle:
+    ...     print(handle.name)
+    ...     _ = bus.emit("epoch_finished", epoch=1, step=10)
+    Report
+    epoch 1
+    >>> _ = bus.emit("epoch_finished", epoch=2, step=20)
+    """
+
+    def __init__(self, thing: Any, name: str) -> None:
+        self.thing = thing
+        self.name = name
+        self.subscriptions: list[Subscription] = []
+        self.bus: EventBus | None = None
+        self.has_state = False
+
+    def detach(self) -> None:
+        """End all its subscriptions, from the next emission on; once more does nothing."""
+        for subscription in self.subscriptions:
+            subscription.detach()
+        if self.bus is not None:
+            self.bus.registry.forget(self.thing)
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_handle
+
+        return inert_handle, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<Attachment {self.name!r}: {len(self.subscriptions)} subscriptions>"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One subscription to be made."""
+
+    handler: Callable[..., Any]
+    label: str
+    mark: Mark
+
+
+def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, Any]) -> Attachment:
+    """Subscribe every mark that `thing` has; all or none."""
+    if isinstance(thing, type):
+        raise AttachError(f"{thing.__name__} is a class: attach an instance, {thing.__name__}(...)")
+    attachment = Attachment(thing, name or name_of(thing))
+    planned = [_plan(thing, attachment.name, found) for found in find_marks(thing)]
+    stateful = has_state(thing)
+    if not planned and not stateful:
+        raise AttachError(
+            f"nothing to attach: {attachment.name} has no method marked with @eventbus.handles "
+            "and no state_dict"
+        )
+    _check_state_name(bus, attachment.name, stateful)
+    try:
+        for each in planned:
+            attachment.subscriptions.append(_subscribe(bus, each, attachment.name, overrides))
+        if stateful:
+            _join_state(bus, attachment, overrides.get("sender"))
+    except Exception:
+        attachment.detach()
+        raise
+    attachment.bus = bus
+    return attachment
+
+
+def _plan(thing: Any, name: str, found: tuple[str, Callable[..., Any], Mark]) -> Planned:
+    attribute, handler, mark = found
+    label = name if handler is thing else f"{name}.{attribute}"
+    return Planned(handler, label, mark)
+
+
+def _subscribe(
+    bus: EventBus, planned: Planned, name: str, overrides: Mapping[str, Any]
+) -> Subscription:
+    mark = planned.mark
+    chosen = {
+        key: overrides[key] if overrides.get(key) is not None else getattr(mark, key)
+        for key in ("when", "priority", "sender", "on_error", "background")
+    }
+    label = mark.name or planned.label
+    options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
+    return bus.registry.subscribe(planned.handler, mark.signals, mark.name or name, options)
+
+
+def _check_state_name(bus: EventBus, name: str, stateful: bool) -> None:
+    if stateful and name in bus.registry.state_names():
+        raise AttachError(
+            f"the state of another {name!r} is attached already: give this one a name, "
+            f"bus.attach(..., name='{name}-2')",
+            handler=name,
+        )
+
+
+def _join_state(bus: EventBus, attachment: Attachment, sender: str | None) -> None:
+    attachment.has_state = True
+    part = StatePart(attachment.name, attachment.thing)
+    for handler, signal in ((part.give, "state_requested"), (part.take, "state_restored")):
+        label = f"{attachment.name}.{label_of(handler)}"
+        options = Options.checked(sender=sender, label=label)
+        attachment.subscriptions.append(
+            bus.registry.subscribe(handler, (signal,), attachment.name, options)
+        )
+    part.take(bus.restored_state)

@@ -1,0 +1,99 @@
+"""The commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eventbus.cli import demo as demo_command
+from eventbus.cli.catalogue import handlers_table
+from eventbus.cli.errors import CommandError
+from eventbus.cli.pages import write_pages
+from eventbus.cli.signals_table import signals_table
+
+app = typer.Typer(
+    name="eventbus",
+    help="An event bus for training instrumentation: one vocabulary, one handler for every loop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command with these arguments; return its exit code."""
+    try:
+        code = app(arguments, prog_name="eventbus", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except (CommandError, ImportError, OSError, typer.TyperException) as error:
+        print(f"eventbus: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _one_line(error: Exception) -> str:
+    said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    return " ".join(said.split())
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"eventbus {version('training-eventbus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def signals() -> None:
+    """List the standard signals: name, clock, fields, when and how often."""
+    Console().print(signals_table())
+
+
+@app.command()
+def handlers() -> None:
+    """List the shipped handlers: name, signals, band, and what each is for."""
+    Console().print(handlers_table())
+
+
+@app.command()
+def demo(
+    epochs: Annotated[int, typer.Option(help="Train for at most so many epochs.")] = 30,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the files go.", show_default="runs/digits-<time>"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the weights and the order.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run-dir.")
+    ] = False,
+) -> None:
+    """Train a small network on scanned digits, with the usual handlers on the bus."""
+    demo_command.demo(demo_command.Options(epochs, run_dir, seed, resume), Console())
+
+
+@app.command(hidden=True)
+def docs(
+    folder: Annotated[Path, typer.Argument(help="Where the pages are.")] = Path("docs"),
+) -> None:
+    """Write the pages that are made from the code anew."""
+    if not folder.is_dir():
+        raise CommandError(f"no folder {str(folder)!r} here: run it from the root of a checkout")
+    for path in write_pages(folder):
+        print(path)

@@ -1,0 +1,175 @@
+"""The loop's end of the wire: a label, the run's context, and its pending answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, overload
+
+from eventbus import dispatch
+from eventbus.answers import Answers
+from eventbus.declaration import CONTEXT, Declaration
+from eventbus.errors import FieldError, did_you_mean
+from eventbus.naming import check_label
+from eventbus.pending import Pending
+
+if TYPE_CHECKING:
+    from eventbus.bus import EventBus
+    from eventbus.event_signal import EventSignal
+
+__all__ = ["Emitter"]
+
+P = ParamSpec("P")
+
+
+class Emitter:
+    """What a loop emits through; made by `bus.bind`.
+
+    Attributes
+    ----------
+    bus : EventBus
+    sender : str or None
+        The label; handlers may ask for it and subscribe to it alone.
+    context : mapping
+        What handlers may name besides fields: `run_id`, `run`, `model` and so on.
+    inner : bool
+        True for a run inside another: it reaches only subscriptions with its `sender=`.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, Stop
+    >>> bus = EventBus()
+    >>> @bus.on("epoch_finished")
+    ... def report(epoch, model, sender): print(sender, epoch, model)
+    >>> loop = bus.bind(sender="train", model="a model")
+    >>> answers = loop.emit("epoch_finished", epoch=1, step=10)
+    train 1 a model
+    >>> answers.stop is None
+    True
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        sender: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        parent: Emitter | None = None,
+    ) -> None:
+        self.bus = bus
+        self.sender = check_label(sender)
+        self.inner = parent is not None
+        self.reach = (sender, self.inner)  # what a plan depends on
+        self.context = _complete(dict(context or {}), sender)
+        self.pending = Pending(bus.inbox, parent.pending if parent is not None else None)
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from all others."""
+        return str(self.context["run_id"])
+
+    @overload
+    def emit(self, signal: str | EventSignal[Any], /, **fields: Any) -> Answers: ...
+    @overload
+    def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
+    def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
+        """Say what happened; handlers that are due are called before this returns.
+
+        Returns
+        -------
+        Answers
+            All that are pending for this run.
+
+        Raises
+        ------
+        EventBusError
+            An unknown field, a field that a handler names and that was not sent, a transform.
+        Exception
+            Whatever a handler with `on_error="raise"` raised, as itself, with a note.
+        """
+        return dispatch.emit(self.bus.signal(signal), self, fields)
+
+    def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
+        """Let handlers replace `value`; return what they made of it."""
+        return dispatch.transform(self.bus.signal(signal), self, value, fields)
+
+    def signal(self, signal: Any) -> BoundSignal:
+        """Return the signal as this emitter emits it, for hot loops.
+
+        Examples
+        --------
+        >>> from eventbus import EventBus
+        >>> loop = EventBus().bind(sender="train")
+        >>> finished = loop.signal("batch_finished")
+        >>> finished.emit(epoch=1, step=1).stop is None
+        True
+        """
+        return BoundSignal(self, self.bus.signal(signal))
+
+    @property
+    def answers(self) -> Answers:
+        """All that are pending for this run now, also those given by `bus.answer`."""
+        return self.pending.answers
+
+    def labelled(self, sender: str) -> Emitter:
+        """Return the same run's emitter under another label."""
+        other = Emitter(self.bus, sender)
+        other.context, other.pending = self.context, self.pending
+        other.inner, other.reach = self.inner, (sender, self.inner)
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_emitter
+
+        return inert_emitter, (self.sender,)
+
+    def __repr__(self) -> str:
+        return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
+
+
+class BoundSignal:
+    """One signal as one emitter emits it.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> EventBus().bind(sender="train").signal("epoch_started").emit(epoch=1, step=0).stop
+    """
+
+    __slots__ = ("emitter", "signal")
+
+    def __init__(self, emitter: Emitter, signal: EventSignal[Any]) -> None:
+        self.emitter = emitter
+        self.signal = signal
+
+    def emit(self, **fields: Any) -> Answers:
+        """Emit it."""
+        return dispatch.emit(self.signal, self.emitter, fields)
+
+    def transform(self, value: Any, /, **fields: Any) -> Any:
+        """Let handlers replace `value`."""
+        return dispatch.transform(self.signal, self.emitter, value, fields)
+
+
+def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:
+    for name in context:
+        if name not in CONTEXT:
+            hint = did_you_mean(name, CONTEXT)
+            raise FieldError(
+                f"{name!r} is not part of a run's context{hint} (it is: {', '.join(CONTEXT)}; "
+                "put your own into config)",
+                field=name,
+            )
+    context.setdefault("run_id", secrets.token_hex(6))
+    context.setdefault("run", sender or context["run_id"])
+    for one, many in (("model", "models"), ("optimizer", "optimizers")):
+        _pair(context, one, many)
+    return context
+
+
+def _pair(context: dict[str, Any], one: str, many: str) -> None:
+    # Asking for one where there is one, or for all, works whichever way they were given.
+    if one in context and many not in context:
+        context[many] = {one: context[one]}
+    elif one not in context and len(context.get(many, ())) == 1:
+        (context[one],) = context[many].values()
+

@@ -1,0 +1,183 @@
+"""A signal of a bus: a true blinker signal that also knows its declaration and its plans."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+
+from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
+from eventbus.declaration import CONTEXT, Declaration
+from eventbus.errors import FieldError, did_you_mean
+from eventbus.event import Event
+from eventbus.plan import Plan, make_plan
+from eventbus.subscription import Receiver
+from eventbus.wire import OrderedNamedSignal, Roster
+
+if TYPE_CHECKING:
+    from eventbus.bus import EventBus
+    from eventbus.emitter import Emitter
+
+__all__ = ["EventSignal"]
+
+P = ParamSpec("P")
+Kinds = tuple[type[Answer], ...]
+
+# Which pending answers have served when one of these was emitted, and which are stale before it.
+ENDS: dict[str, Kinds] = {
+    "batch_finished": (SkipBatch,),
+    "batch_skipped": (SkipBatch,),
+    "epoch_finished": (StopEpoch, SkipBatch),
+    "epoch_interrupted": (StopEpoch, SkipBatch),
+    "run_closed": (Stop, StopEpoch, SkipBatch),
+}
+BEGINS: dict[str, Kinds] = {
+    "run_opened": (Stop, StopEpoch, SkipBatch),
+    "epoch_started": (StopEpoch, SkipBatch),
+    "batch_loaded": (SkipBatch,),
+}
+
+
+class EventSignal(OrderedNamedSignal, Generic[P]):
+    """One signal on one bus; a `blinker.NamedSignal`. Made by `bus.signal`.
+
+    Attributes
+    ----------
+    name : str
+    bus : EventBus
+    declaration : Declaration or None
+        None for a name that was just emitted or subscribed to.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> from eventbus.signals import epoch_started
+    >>> bus = EventBus()
+    >>> signal = bus.signal(epoch_started)
+    >>> receiver = signal.connect(lambda sender, **fields: print(sender, fields), weak=False)
+    >>> _ = signal.emit(epoch=1, step=0)
+    None {'epoch': 1, 'step': 0}
+    >>> _ = signal.send("by hand", epoch=2, step=10)
+    by hand {'epoch': 2, 'step': 10}
+    """
+
+    def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
+        self.bus = bus
+        self._plans: dict[Any, Plan] = {}
+        self._shapes: dict[tuple[str, ...], bool] = {}
+        super().__init__(name, declaration.doc if declaration else None)
+        self.declaration = declaration
+        self.ends = ENDS.get(name, ())
+        self.begins = BEGINS.get(name, ())
+
+    @property
+    def value(self) -> str | None:
+        """The field that handlers may replace, where this is a transform."""
+        return self.declaration.value if self.declaration is not None else None
+
+    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+        """Emit from the bus itself: the typed path for hot loops.
+
+        Returns
+        -------
+        Answers
+            All that are pending.
+        """
+        assert not args, "fields are given by name"
+        return self.bus.here().emit(self, **fields)
+
+    def declare(self, declaration: Declaration[Any]) -> None:
+        """Take on a declaration; who is subscribed already is held against it."""
+        before = self.declaration
+        self.declaration = declaration
+        try:
+            calls = {receiver: receiver.check() for receiver in self.own_receivers()}
+        except Exception:
+            self.declaration = before
+            raise
+        for receiver, call in calls.items():
+            receiver.call = call
+        self._shapes = {}
+        self.changed()
+
+    def own_receivers(self) -> list[Receiver]:
+        """Return the receivers that subscriptions of the bus have here, in no order."""
+        return [held for held in list(self.receivers.values()) if isinstance(held, Receiver)]
+
+    def plain_event(self, sender: Any, fields: dict[str, Any]) -> Event:
+        """Make the event for blinker's `send`, whose sender may be any object."""
+        emitter = self.bus.here()
+        if isinstance(sender, str) and sender:
+            emitter = emitter.labelled(sender)
+        return Event(self, emitter, fields)
+
+    # -- spans: what begins and ends with this signal
+
+    def begin(self, emitter: Emitter) -> None:
+        """Drop answers that are stale; note that a run is open."""
+        emitter.pending.expire(self.begins)
+        if self.name == "run_opened":
+            self.bus.mark_open(emitter)
+
+    def end(self, emitter: Emitter) -> None:
+        """Drop answers that have served; note that a run is closed."""
+        emitter.pending.expire(self.ends)
+        if self.name == "run_closed":
+            self.bus.mark_closed(emitter)
+
+    # -- plans: what an emission runs, by sender; dropped at once on any change
+
+    def plan(self, emitter: Emitter) -> Plan:
+        """Return who is called when this emitter emits, in order."""
+        plans = self._plans  # a change puts a new dict here: a stale plan lands in the dropped one
+        plan = plans.get(emitter.reach)
+        if plan is None:
+            plan = plans[emitter.reach] = make_plan(self, emitter)
+        return plan
+
+    def changed(self) -> None:
+        """Drop what was built from who was connected."""
+        with self._changing():
+            pass
+
+    def _drop(self) -> None:
+        super()._drop()
+        self._plans = {}
+
+    def _rank(self, receiver: Any, priority: int) -> tuple[int, int]:
+        if isinstance(receiver, Receiver):
+            return -receiver.subscription.priority, receiver.subscription.sequence
+        return -priority, self.bus.registry.next_sequence()
+
+    def _build(self, sender_id: Any) -> Roster:
+        return () if self.bus.inert else super()._build(sender_id)
+
+    # -- fields
+
+    def has_context(self, fields: dict[str, Any]) -> bool:
+        """Check the names sent; tell whether some of them are context, given with this emission."""
+        shape = tuple(fields)
+        known = self._shapes.get(shape)
+        if known is None:
+            known = self._shapes[shape] = self._look_at(shape)
+        return known
+
+    def _look_at(self, shape: tuple[str, ...]) -> bool:
+        if self.declaration is None:
+            return False
+        declared = self.declaration.fields
+        for name in shape:
+            if name not in declared and name not in CONTEXT:
+                hint = did_you_mean(name, (*declared, *CONTEXT))
+                raise FieldError(
+                    f"signal {self.name!r} carries no field {name!r}{hint} "
+                    f"(its fields: {', '.join(declared) or 'none'})",
+                    signal=self.name,
+                    field=name,
+                )
+        return any(name in CONTEXT for name in shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_signal
+
+        return inert_signal, (self.name,)
+
+

@@ -1,0 +1,98 @@
+"""What becomes of a handler's exception: a note and the loop, or the log and a count."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from eventbus.event import Event
+    from eventbus.plan import PlannedCall
+
+__all__ = ["Failures", "blame", "raise_all"]
+
+log = logging.getLogger("eventbus")
+
+IN_A_ROW = 3
+"""So many failures in a row switch an isolated handler off."""
+
+
+def blame(error: Exception, label: str, event: Event) -> Exception:
+    """Note on an exception whose it is and where.
+
+    A `StopIteration` would pass for the end of the data in any loop written as an iterator, so it
+    becomes a `RuntimeError`, as it does when it leaks out of a generator (PEP 479).
+    """
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        wrapped = RuntimeError(f"handler {label!r} raised {type(error).__name__}")
+        wrapped.__cause__ = error
+        error = wrapped
+    note = f"in handler {label!r}, {event.where()}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+def raise_all(errors: list[Exception], event: Event) -> NoReturn:
+    """Raise the one error as itself, several (on closing) as a group."""
+    if len(errors) == 1:
+        error = errors[0]
+        try:
+            raise error.with_traceback(error.__traceback__)
+        finally:
+            del error, errors  # else the frame and the exception keep each other, and `loss`, alive
+    raise ExceptionGroup(f"several handlers failed on signal {event.name!r}", errors)
+
+
+class Failures:
+    """The failures of isolated handlers on one bus: logged once, counted, told, summed up."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._logged: set[tuple[str, type]] = set()
+
+    def isolate(self, planned: PlannedCall, error: Exception, event: Event) -> None:
+        """Keep a failure from the loop."""
+        assert planned.receiver is not None, "plain receivers raise"
+        subscription = planned.receiver.subscription
+        self._counts[planned.label] += 1
+        subscription.failures_in_a_row += 1
+        self._log_first(planned.label, error, event)
+        self._tell(planned.label, error, event)
+        if subscription.failures_in_a_row >= IN_A_ROW and not subscription.switched_off:
+            subscription.switched_off = True
+            subscription.changed()
+            log.warning("handler %r failed %d times in a row: switched off", planned.label, IN_A_ROW)
+        error.__traceback__ = None  # its frames would keep the batch alive
+
+    def _log_first(self, label: str, error: Exception, event: Event) -> None:
+        if (label, type(error)) in self._logged:
+            return
+        self._logged.add((label, type(error)))
+        log.error("handler %r failed, training goes on: %s", label, event.where(), exc_info=error)
+
+    def _tell(self, label: str, error: Exception, event: Event) -> None:
+        at: Event | None = event
+        while at is not None:
+            if at.name == "handler_failed":
+                return  # a failing listener to failures is not told of itself
+            at = at.outer
+        event.emitter.emit("handler_failed", handler=label, signal=event.name, exception=error)
+
+    def sum_up(self) -> None:
+        """Log how often each failed since the last time."""
+        counts, self._counts = self._counts, Counter()
+        self._logged.clear()
+        if counts:
+            text = ", ".join(f"{label} ({count})" for label, count in counts.items())
+            log.warning("handlers that failed while training went on: %s", text)
+
+
+def describe_error(error: Any) -> str:
+    """Return `Type: text`, also where the exception's own `__str__` raises or says nothing."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its __str__ raises>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,83 @@
+"""What the bus itself does about signals, as an ordinary subscriber to them.
+
+It sums up failures when a run is closed, keeps restored state for handlers attached later, and puts
+the counts of filters into checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from eventbus.answers import State
+from eventbus.state import RestoredState
+from eventbus.subscription import Options
+
+if TYPE_CHECKING:
+    from eventbus.bus import EventBus
+    from eventbus.subscription import Receiver
+
+__all__ = ["Housekeeping"]
+
+log = logging.getLogger("eventbus")
+
+COUNTS = "filters"
+"""The key of the counts of filters on signals without a clock."""
+
+LAST = -(10**9)
+
+
+class Housekeeping:
+    """The bus's own subscriptions; they reach inner runs too and are not shown by `describe`."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self.bus = bus
+        self.restored = RestoredState()
+        for handler, signal in (
+            (self.give_counts, "state_requested"),
+            (self.keep, "state_restored"),
+            (self.close, "run_closed"),
+        ):
+            label = f"eventbus.{handler.__name__}"
+            options = Options(priority=LAST, everywhere=True, label=label)
+            bus.registry.subscribe(handler, (signal,), "eventbus", options)
+
+    def give_counts(self) -> State | None:
+        """Answer with the counts that filters read, where there are any."""
+        counts = {key: receiver.emissions for key, receiver in self._counting().items()}
+        return State(COUNTS, counts) if counts else None
+
+    def keep(self, state: Any) -> None:
+        """Keep what nobody took, and take the counts."""
+        if not isinstance(state, RestoredState):
+            raise TypeError(
+                f"state_restored carries a RestoredState: RestoredState(parts); got {type(state)}"
+            )
+        self.restored = state
+        self.take_counts()
+
+    def take_counts(self) -> None:
+        """Put restored counts into the filters that read them."""
+        counts = self.restored.take(COUNTS, {})
+        for key, receiver in self._counting().items():
+            if key in counts:
+                receiver.emissions = counts[key]
+
+    def close(self) -> None:
+        """Report what failed, and the state that nobody took."""
+        self.bus.failures.sum_up()
+        untaken = self.restored.untaken
+        self.restored = RestoredState()
+        if untaken:
+            log.warning("restored state that nothing attached took: %s", ", ".join(untaken))
+
+    def _counting(self) -> dict[str, Receiver]:
+        counting: dict[str, Receiver] = {}
+        for subscription in self.bus.subscriptions:
+            for name, receiver in subscription.receivers.items():
+                if receiver.emissions is not None:
+                    key = f"{subscription.label} on {name}"
+                    while key in counting:  # the same function twice: told apart by order
+                        key += "'"
+                    counting[key] = receiver
+        return counting

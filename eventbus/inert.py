@@ -1,0 +1,62 @@
+"""What a bus becomes in another process: one that can be used, and calls nobody.
+
+A DataLoader worker gets a copy of whatever its dataset holds. A bus in there must neither hang (on a
+lock that was held when the process forked) nor call handlers a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus.attachment import Attachment
+    from eventbus.bus import EventBus
+    from eventbus.emitter import Emitter
+    from eventbus.event_signal import EventSignal
+
+__all__ = ["inert_bus", "inert_emitter", "inert_handle", "inert_signal", "silence_in_children"]
+
+_buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
+_watching = False
+
+
+def inert_bus() -> EventBus:
+    """Return a bus that calls nobody: what a bus unpickles to."""
+    from eventbus.bus import EventBus
+
+    bus = EventBus()
+    bus.inert = True
+    return bus
+
+
+def inert_emitter(sender: str | None) -> Emitter:
+    """Return what an emitter unpickles to."""
+    return inert_bus().bind(sender=sender)
+
+
+def inert_signal(name: str) -> EventSignal[Any]:
+    """Return what a signal unpickles to."""
+    return inert_bus().signal(name)
+
+
+def inert_handle(name: str) -> Attachment:
+    """Return what a handle on subscriptions unpickles to."""
+    from eventbus.attachment import Attachment
+
+    return Attachment(None, name)
+
+
+def silence_in_children(bus: EventBus) -> None:
+    """Have the copy of `bus` in a forked child call nobody."""
+    global _watching
+    _buses.add(bus)
+    if not _watching and hasattr(os, "register_at_fork"):
+        _watching = True  # a hook cannot be taken back, so one serves all buses
+        os.register_at_fork(after_in_child=_silence_all)
+
+
+def _silence_all() -> None:
+    for bus in list(_buses):
+        bus.silence()

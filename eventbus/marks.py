@@ -1,0 +1,109 @@
+"""`@handles`: marks on functions and methods, found again when a thing is attached."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+from eventbus.declaration import Declaration
+
+__all__ = ["Mark", "find_marks", "handles"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ATTRIBUTE = "__eventbus_marks__"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a function or a method is to be subscribed; None leaves the choice to the default."""
+
+    signals: tuple[str, ...]
+    when: Any = None
+    priority: int | None = None
+    sender: str | None = None
+    name: str | None = None
+    on_error: Any = None
+    background: Any = None
+
+
+def handles(
+    *signals: str | Declaration[Any],
+    when: Any = None,
+    priority: int | None = None,
+    sender: str | None = None,
+    name: str | None = None,
+    on_error: Any = None,
+    background: Any = None,
+) -> Callable[[F], F]:
+    """Mark a function or a method for `bus.attach`; nothing is subscribed yet.
+
+    Marks may be stacked. On a bound method it returns a marked callable to keep on the instance,
+    for signals and filters that are chosen when a handler is made.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, every, handles
+    >>> class Counter:
+    ...     def __init__(self, on, when=None):
+    ...         self.seen = 0
+    ...         self.count = handles(on, when=when)(self.count)
+    ...     def count(self): self.seen += 1
+    ...     @handles("run_finished")
+    ...     def report(self): print("seen", self.seen)
+    >>> bus = EventBus()
+    >>> handle = bus.attach(Counter("batch_finished", when=every(2)))
+    >>> for step in range(1, 7): _ = bus.emit("batch_finished", epoch=1, step=step)
+    >>> _ = bus.emit("run_finished", reason="completed")
+    seen 3
+    """
+    if not signals or not all(isinstance(s, str | Declaration) for s in signals):
+        raise TypeError("handles takes the names of signals: @handles('epoch_finished')")
+    names = tuple(s if isinstance(s, str) else s.name for s in signals)
+    mark = Mark(names, when, priority, sender, name, on_error, background)
+
+    def put(target: F) -> F:
+        marked: Any = target
+        if isinstance(target, MethodType):
+            marked = functools.partial(target)  # a bound method takes no attributes
+            functools.update_wrapper(marked, target)
+        setattr(marked, _ATTRIBUTE, (mark, *getattr(target, _ATTRIBUTE, ())))
+        return marked  # type: ignore[no-any-return]  # stands in for the method, same signature
+
+    return put
+
+
+def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
+    """Yield the name, the callable and the mark of each that `thing` has.
+
+    A function has its own; a module those of the functions defined there; an object those of its
+    class's methods, in the order in which they are written, and of its own attributes, which win.
+    """
+    if isinstance(thing, FunctionType | functools.partial):
+        yield from _marks_of(getattr(thing, "__name__", "partial"), thing)
+    elif isinstance(thing, ModuleType):
+        for name, value in vars(thing).items():
+            if inspect.isfunction(value) and value.__module__ == thing.__name__:
+                yield from _marks_of(name, value)
+    else:
+        for name in _attribute_names(thing):
+            yield from _marks_of(name, getattr(thing, name))
+
+
+def _marks_of(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
+    for mark in getattr(value, _ATTRIBUTE, ()):
+        yield name, value, mark
+
+
+def _attribute_names(thing: Any) -> Iterator[str]:
+    # Only what carries marks is touched: a property must not run because something is attached.
+    named: dict[str, Any] = {}
+    for cls in reversed(type(thing).__mro__):
+        named.update(vars(cls))
+    named.update(getattr(thing, "__dict__", {}))
+    for name, value in named.items():
+        if isinstance(getattr(value, _ATTRIBUTE, None), tuple):
+            yield name

@@ -1,0 +1,57 @@
+"""The names of signals: patterns, and slips of the standard ones."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
+from typing import Any
+
+from eventbus.errors import SignalError
+from eventbus.signals import STANDARD
+
+__all__ = ["check_name", "covers", "is_pattern", "near_standard"]
+
+NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored")
+"""Machinery that a handler on `"*"` is not meant to see; it can be subscribed to by name."""
+
+NEAR = 0.8
+"""From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a standard one."""
+
+
+def is_pattern(name: str) -> bool:
+    """Tell whether a name stands for several signals."""
+    return any(sign in name for sign in "*?[")
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Tell whether a pattern covers a signal."""
+    return name not in NEVER_IN_PATTERNS and fnmatchcase(name, pattern)
+
+
+def check_name(name: Any, *, strict: bool) -> None:
+    """Refuse an undeclared name that is near a standard one, or any where `strict`."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a signal is named by a string or its declaration, got {name!r}")
+    near = near_standard(name)
+    hint = f": did you mean {near!r}?" if near else ""
+    if strict:
+        message = f"unknown signal {name!r}{hint or ':'} a strict bus knows only declared signals"
+    elif near:
+        message = (
+            f"unknown signal {name!r}{hint} "
+            "To use a name of your own that is this near, declare it with @bus.declare"
+        )
+    else:
+        return
+    raise SignalError(message, signal=name)
+
+
+def near_standard(name: str) -> str | None:
+    """Return the standard name that `name` looks like a slip of, or None."""
+    scored = [
+        (SequenceMatcher(None, name.lower(), known).ratio(), known)
+        for known in STANDARD
+        if abs(len(known) - len(name)) <= 3
+    ]
+    ratio, near = max(scored, default=(0.0, ""))
+    return near if ratio >= NEAR else None

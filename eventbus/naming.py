@@ -1,0 +1,47 @@
+"""What a handler is called in messages, tables and checkpoints."""
+
+from __future__ import annotations
+
+import functools
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+__all__ = ["check_label", "label_of", "name_of", "redefinition_key"]
+
+
+def name_of(thing: Any) -> str:
+    """Return a function's name, a module's, or the name of an object's class."""
+    if isinstance(thing, functools.partial):
+        return name_of(getattr(thing, "__wrapped__", thing.func))
+    if isinstance(thing, MethodType):
+        return type(thing.__self__).__name__
+    if isinstance(thing, ModuleType):
+        return thing.__name__.rpartition(".")[2]
+    if isinstance(thing, FunctionType) or hasattr(thing, "__qualname__"):
+        return str(thing.__qualname__).rpartition("<locals>.")[2]
+    return type(thing).__name__
+
+
+def label_of(handler: Any) -> str:
+    """Return the short name of a callable, without its class."""
+    return str(getattr(handler, "__name__", name_of(handler)))
+
+
+def redefinition_key(handler: Any) -> tuple[str, str] | None:
+    """Return what two definitions of one function have in common, as when a cell runs again.
+
+    None for what may well exist several times: lambdas, functions made by functions, and `_`.
+    """
+    if not isinstance(handler, FunctionType):
+        return None
+    name = handler.__qualname__
+    if "<" in name or name == "_":
+        return None
+    return handler.__module__, name
+
+
+def check_label(sender: Any) -> str | None:
+    """Return a sender's label; refuse loop objects and numbers."""
+    if sender is None or (isinstance(sender, str) and sender):
+        return sender
+    raise TypeError(f"a sender is a label, a non-empty string such as 'train'; got {sender!r}")

@@ -1,0 +1,61 @@
+"""The answers that a run has been given and not served yet."""
+
+from __future__ import annotations
+
+from eventbus.answers import Answer, Answers, Request, Stop
+from eventbus.inbox import Inbox
+
+__all__ = ["Pending"]
+
+
+class Pending:
+    """Accumulates answers; none is overwritten or taken back before its span has ended.
+
+    Parameters
+    ----------
+    inbox
+        Where answers from outside emissions arrive; those given before this was made are heard
+        only where they hold for all runs.
+    outer
+        The pending answers of the run that this one is inside of: its stops are pending here too.
+    """
+
+    def __init__(self, inbox: Inbox, outer: Pending | None = None) -> None:
+        self._inbox = inbox
+        self._outer = outer
+        self._read = len(inbox)
+        self._set(inbox.standing())
+
+    @property
+    def answers(self) -> Answers:
+        """All that are pending now."""
+        if self._read != len(self._inbox):
+            self._merge()
+        if self._outer is None:
+            return self._answers
+        return self._with_stops(self._outer.answers)
+
+    def accept(self, answer: Request) -> None:
+        """Make an answer pending."""
+        self._set((*self._answers.pending, answer))
+
+    def expire(self, kinds: tuple[type[Answer], ...]) -> None:
+        """Drop those of these kinds; what stands for all runs stays."""
+        if self._answers.pending:
+            standing = self._inbox.standing()
+            kept = (a for a in self._answers.pending if not isinstance(a, kinds) or a in standing)
+            self._set(tuple(kept))
+
+    def _merge(self) -> None:
+        new = self._inbox.since(self._read)
+        self._read += len(new)
+        for answer in new:
+            self.accept(answer)
+
+    def _with_stops(self, outer: Answers) -> Answers:
+        own = self._answers
+        stops = tuple(a for a in outer.pending if isinstance(a, Stop) and a not in own.pending)
+        return Answers(own.pending + stops) if stops else own
+
+    def _set(self, pending: tuple[Request, ...]) -> None:
+        self._answers = Answers(pending) if pending else Answers.NONE

@@ -1,0 +1,181 @@
+"""What is on a bus: its signals, subscriptions and attached things. All changes take one lock."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from eventbus.attachment import Attachment, attach
+from eventbus.declaration import Declaration
+from eventbus.errors import AttachError, SignalError
+from eventbus.event_signal import EventSignal
+from eventbus.names import check_name, covers, is_pattern
+from eventbus.naming import label_of, redefinition_key
+from eventbus.signals import STANDARD
+from eventbus.subscription import Options, Receiver, Subscription
+
+if TYPE_CHECKING:
+    from eventbus.bus import EventBus
+
+__all__ = ["Registry"]
+
+_STANDARD_FIELDS = frozenset(name for each in STANDARD.values() for name in each.fields)
+
+
+class Registry:
+    """The parts of one bus."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self.bus = bus
+        self.attachments: tuple[Attachment, ...] = ()
+        self._lock = threading.RLock()
+        self._sequence = itertools.count(1)
+        self._signals: dict[str, EventSignal[Any]] = {}
+        self._subscriptions: dict[Subscription, None] = {}  # in the order they were made
+
+    # -- signals
+
+    @property
+    def signals(self) -> tuple[EventSignal[Any], ...]:
+        """Those that somebody has named so far."""
+        return tuple(self._signals.values())
+
+    def signal(self, named: Any) -> EventSignal[Any]:
+        """Return a signal by its name or declaration; make it where it is new."""
+        if isinstance(named, EventSignal):
+            return named
+        name = named.name if isinstance(named, Declaration) else named
+        found = self._signals.get(name) if isinstance(name, str) else None
+        if found is None:
+            with self._lock:
+                found = self._signals.get(name) or self._new(name, named)
+        if isinstance(named, Declaration) and found.declaration is not named:
+            self.declare(named)
+        return found
+
+    def _new(self, name: Any, named: Any) -> EventSignal[Any]:
+        declaration = named if isinstance(named, Declaration) else STANDARD.get(name)
+        if declaration is None and not self.bus.inert:
+            check_name(name, strict=self.bus.strict)
+        return self._set_up(EventSignal(self.bus, name, declaration))
+
+    def _set_up(self, signal: EventSignal[Any]) -> EventSignal[Any]:
+        covering = [
+            Receiver(subscription, signal)
+            for subscription in self._subscriptions
+            if any(covers(pattern, signal.name) for pattern in subscription.patterns)
+        ]
+        for receiver in covering:
+            receiver.plug()
+        self._signals[signal.name] = signal
+        return signal
+
+    def declare(self, declaration: Declaration[Any]) -> None:
+        """Put a declaration on the bus; who subscribed to the bare name is held against it."""
+        with self._lock:
+            known = self._signals.get(declaration.name)
+            if declaration.name in STANDARD or (known and known.declaration is not None):
+                message = f"signal {declaration.name!r} is declared already, in another way"
+                raise SignalError(message, signal=declaration.name)
+            if known is None:
+                self._set_up(EventSignal(self.bus, declaration.name, declaration))
+            else:
+                known.declare(declaration)
+
+    def known_fields(self) -> frozenset[str]:
+        """Return the names of the fields of all declared signals."""
+        declared = (each.declaration for each in self.signals)
+        return _STANDARD_FIELDS.union(*(each.fields for each in declared if each is not None))
+
+    # -- subscriptions
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """All but the bus's own, in the order in which they were made."""
+        with self._lock:
+            return tuple(s for s in self._subscriptions if not s.options.everywhere)
+
+    def subscribe(
+        self, handler: Callable[..., Any], signals: Iterable[str], name: str, options: Options
+    ) -> Subscription:
+        """Make one subscription, on all of its signals or on none."""
+        names = tuple(dict.fromkeys(signals))
+        with self._lock:
+            subscription = Subscription(self.bus, handler, name, options)
+            subscription.patterns = tuple(filter(is_pattern, names))
+            covered = [signal for name in names for signal in self._covered(name)]
+            for receiver in [Receiver(subscription, each) for each in dict.fromkeys(covered)]:
+                receiver.plug()
+            self._subscriptions[subscription] = None
+        return subscription
+
+    def _covered(self, name: str) -> list[EventSignal[Any]]:
+        if not is_pattern(name):
+            return [self.signal(name)]
+        return [self.signal(each) for each in {**STANDARD, **self._signals} if covers(name, each)]
+
+    def next_sequence(self) -> int:
+        """Return the next place in the order of subscription."""
+        return next(self._sequence)
+
+    def holds(self, subscription: Subscription) -> bool:
+        """Tell whether a subscription takes part."""
+        return subscription in self._subscriptions
+
+    def end(self, subscription: Subscription) -> None:
+        """End a subscription; nothing where it has ended."""
+        with self._lock:
+            if subscription in self._subscriptions:
+                del self._subscriptions[subscription]
+                for receiver in subscription.receivers.values():
+                    receiver.signal.disconnect(receiver)
+
+    def replace_redefined(self, handler: Any) -> list[str]:
+        """Detach what a function was before it was defined again; return the names."""
+        key = redefinition_key(handler)
+        if key is None:
+            return []
+        old = [
+            s
+            for s in self.subscriptions
+            if s.handler is not handler and redefinition_key(s.handler) == key
+        ]
+        for subscription in old:
+            subscription.detach()
+            self.forget(subscription.handler)
+        return [label_of(subscription.handler) for subscription in old]
+
+    # -- attached things
+
+    def attach(self, thing: Any, name: str | None, overrides: dict[str, Any]) -> Attachment:
+        """Subscribe every mark of a thing, once."""
+        with self._lock:
+            if any(held.thing is thing for held in self.attachments):
+                raise AttachError(f"{thing!r} is attached already: detach it first")
+            attachment = attach(self.bus, thing, name, overrides)
+            self.attachments = (*self.attachments, attachment)
+        return attachment
+
+    def forget(self, thing: Any) -> None:
+        """Let go of a thing that was attached."""
+        with self._lock:
+            self.attachments = tuple(held for held in self.attachments if held.thing is not thing)
+
+    def state_names(self) -> set[str]:
+        """Return the names under which attached things keep state."""
+        return {held.name for held in self.attachments if held.has_state}
+
+    # -- all of it
+
+    def changed(self) -> None:
+        """Have every signal decide anew who is called."""
+        for signal in self.signals:
+            signal.changed()
+
+    def renew_locks(self) -> None:
+        """Take new locks, in a forked child where the old ones may be held."""
+        self._lock = threading.RLock()
+        for signal in self._signals.values():
+            signal.renew_lock()

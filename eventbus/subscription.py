@@ -1,0 +1,279 @@
+"""A subscription: handler, priority and filter on one bus; and its receiver on each signal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from blinker import ANY
+
+from eventbus.calling import Wants, check_wants, make_call, read_wants
+from eventbus.errors import FieldError
+from eventbus.filters import Filter, as_filter
+from eventbus.naming import check_label
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from eventbus.bus import EventBus
+    from eventbus.event import Event
+    from eventbus.event_signal import EventSignal
+
+__all__ = ["OnError", "Options", "Receiver", "Subscription"]
+
+OnError = Literal["raise", "isolate"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a handler is subscribed, checked."""
+
+    when: Filter | None = None
+    priority: int = 0
+    sender: str | None = None
+    on_error: OnError = "raise"
+    once: bool = False
+    everywhere: bool = False
+    """The bus's own: reached by inner runs too, not shown."""
+    label: str = ""
+    """For messages and tables: the name and the method."""
+
+    @classmethod
+    def checked(
+        cls,
+        when: Any = None,
+        priority: int = 0,
+        sender: str | None = None,
+        on_error: OnError = "raise",
+        background: Any = None,
+        *,
+        once: bool = False,
+        label: str = "",
+    ) -> Options:
+        """Refuse what makes no sense, with what to write instead."""
+        if on_error not in ("raise", "isolate"):
+            raise ValueError(f'on_error is "raise" or "isolate", got {on_error!r}')
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise TypeError(f"a priority is a whole number or a Priority, got {priority!r}")
+        if background:
+            raise ValueError("background handlers are not part of this release: leave it out")
+        when = None if when is None else as_filter(when)
+        return cls(
+            when, int(priority), check_label(sender), on_error, once=once, label=label
+        )
+
+
+class Subscription:
+    """A handle on one handler's place on a bus. Made by the bus; ended by `detach` or a `with` block.
+
+    Attributes
+    ----------
+    handler : callable
+    name : str
+        Who answers, and whose state it is: the function's or the class's name, unless given.
+    label : str
+        For messages and tables: the name and the method.
+    when : Filter or None
+    priority : int
+    sender : str or None
+        The only sender that it hears, where given.
+    on_error : {"raise", "isolate"}
+    switched_off : bool
+        True after three failures in a row of an isolated handler.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, handles
+    >>> @handles("epoch_finished")
+    ... def report(epoch): print("epoch", epoch)
+    >>> bus = EventBus()
+    >>> with bus.attach(report):
+    ...     _ = bus.emit("epoch_finished", epoch=1, step=10)
+    epoch 1
+    >>> _ = bus.emit("epoch_finished", epoch=2, step=20)
+    """
+
+    def __init__(
+        self, bus: EventBus, handler: Callable[..., Any], name: str, options: Options
+    ) -> None:
+        self.bus = bus
+        self.handler = handler
+        self.name = name
+        self.options = options
+        self.label = options.label or name
+        self.sequence = bus.registry.next_sequence()
+        self.patterns: tuple[str, ...] = ()
+        self.receivers: dict[str, Receiver] = {}
+        self.switched_off = False
+        self.failures_in_a_row = 0
+        self.wants = read_wants(handler, f"handler {self.label!r}")
+        self._claim = threading.Lock()
+
+    @property
+    def when(self) -> Filter | None:
+        """Its filter."""
+        return self.options.when
+
+    @property
+    def priority(self) -> int:
+        """A higher number runs first."""
+        return self.options.priority
+
+    @property
+    def sender(self) -> str | None:
+        """The only sender that it hears, where given."""
+        return self.options.sender
+
+    @property
+    def isolated(self) -> bool:
+        """Whether its failures are kept from the loop."""
+        return self.options.on_error == "isolate" and not self.bus.strict
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of the signals that it hears."""
+        return tuple(self.receivers)
+
+    @property
+    def ran(self) -> bool:
+        """Whether it was ever called."""
+        return any(receiver.calls for receiver in self.receivers.values())
+
+    @property
+    def attached(self) -> bool:
+        """Whether it still takes part."""
+        return self.bus.registry.holds(self)
+
+    def detach(self) -> None:
+        """Take no more part, from the next emission on; once more does nothing."""
+        self.bus.registry.end(self)
+
+    def changed(self) -> None:
+        """Have its signals decide anew who is called."""
+        for receiver in self.receivers.values():
+            receiver.signal.changed()
+
+    def claim(self) -> bool:
+        """Tell, once only and to one thread only, that a `once` handler may be called."""
+        return self._claim.acquire(blocking=False)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_handle
+
+        return inert_handle, (self.name,)
+
+    def __repr__(self) -> str:
+        signals = ", ".join(self.patterns or self.signals)
+        return f"<Subscription {self.label!r} on {signals}>"
+
+
+class Receiver:
+    """A subscription's place on one signal: what blinker holds, and what a plan calls.
+
+    It is also the site of the subscription's filter: state that a filter needs lives here.
+    """
+
+    def __init__(self, subscription: Subscription, signal: EventSignal[Any]) -> None:
+        self.subscription = subscription
+        self.signal = signal
+        self.monotonic = subscription.bus.monotonic
+        self.emissions: int | None = None  # counted only where a filter reads it
+        self.calls = 0
+        self._tell: list[Callable[[], None]] = []
+        self.call = self.check()
+        self.due = subscription.when.bind(self) if subscription.when is not None else None
+
+    def plug(self) -> None:
+        """Take part from the next emission on."""
+        subscription = self.subscription
+        subscription.receivers[self.signal.name] = self
+        sender = ANY if subscription.sender is None else subscription.sender
+        self.signal.connect(self, sender=sender, weak=False)
+
+    def check(self) -> Callable[[Event], Any]:
+        """Hold what the handler asks for against the declaration, and make its call."""
+        return self._calling(self.subscription.wants)
+
+    def _calling(self, wants: Wants) -> Callable[[Event], Any]:
+        declaration = self.signal.declaration
+        if declaration is not None:
+            check_wants(wants, declaration, self.subscription.bus.registry.known_fields())
+        return make_call(wants, declaration)
+
+    # -- what a filter may ask (filters.Site)
+
+    def clock(self) -> Callable[[Event], int]:
+        """Read the signal's clock field; where it has none, count its emissions."""
+        declaration = self.signal.declaration
+        if declaration is None or declaration.clock is None:
+            self.emissions = 0
+            return lambda event: self.emissions or 0
+        return self._read_clock(declaration.clock)
+
+    def _read_clock(self, clock: str) -> Callable[[Event], int]:
+        def read(event: Event) -> int:
+            try:
+                value: int = event._fields[clock]
+            except KeyError:
+                raise FieldError(
+                    f"the filter {self.subscription.when!r} of handler {self.subscription.label!r} "
+                    f"reads {clock!r}, which {event.sender or 'the loop'!r} did not send with "
+                    f"signal {event.name!r}",
+                    handler=self.subscription.label,
+                    signal=event.name,
+                    field=clock,
+                ) from None
+            return value
+
+        return read
+
+    def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
+        """Call a predicate as a handler is called."""
+        label = f"the filter of handler {self.subscription.label!r}"
+        return self._calling(read_wants(target, label))
+
+    def when_called(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called each time that the handler is."""
+        self._tell.append(tell)
+
+    # -- what a plan asks
+
+    def take(self, event: Event) -> Any:
+        """Call the handler, if it is due."""
+        if self.due is not None and not self.due(event):
+            return None
+        subscription = self.subscription
+        if subscription.options.once:
+            if not subscription.claim():
+                return None
+            subscription.detach()
+        self.calls += 1
+        for tell in self._tell:
+            tell()
+        return self.call(event)
+
+    def count(self) -> None:
+        """Count an emission, for filters on a signal without a clock."""
+        if self.emissions is not None:
+            self.emissions += 1
+
+    def __call__(self, sender: Any, **fields: Any) -> Any:
+        """Take part in blinker's `send`: filters hold, answers are only returned."""
+        self.count()
+        return self.take(self.signal.plain_event(sender, fields))
+
+    def __repr__(self) -> str:
+        return f"<receiver of {self.subscription.label!r}>"
