@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import distribution
+from collections.abc import Iterable, Iterator
+from importlib.metadata import requires, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"eventbus": "eventbus", "handlers": "eventbus.handlers", "loops": "eventbus.loops"}
@@ -37,13 +39,6 @@ def sources() -> Iterator[tuple[str, Path]]:
             inner = path.relative_to(ROOT / folder).parent.parts
             if not (folder == "eventbus" and inner and inner[0] in FOLDERS):
                 yield ".".join((package, *inner)), path
-
-
-def normal(requirement: str) -> str:
-    """Return the distribution that a requirement is on, as pip spells it."""
-    name = re.match(r"[\w.-]+", requirement)
-    assert name is not None
-    return re.sub(r"[-_.]+", "-", name[0]).lower()
 
 
 def extras_named_in(source: str) -> set[str]:
@@ -74,15 +69,33 @@ def test_extras_are_read_from_calls_and_from_messages() -> None:
     assert extras_named_in(source) == {"progress", "cli"}
 
 
-def test_every_requirement_is_pinned_for_development(
-    build: dict[str, Any], pins: dict[str, str]
-) -> None:
+def test_the_pins_cover_every_requirement(build: dict[str, Any], pins: dict[str, str]) -> None:
     project = build["project"]
     listed = chain(project["dependencies"], *project["optional-dependencies"].values())
-    assert {normal(requirement) for requirement in listed} - {DISTRIBUTION} <= set(pins)
+    names = {canonicalize_name(Requirement(line).name) for line in listed}
+    assert names - {DISTRIBUTION} - set(pins) == set()
+
+
+def needs(name: str, extras: Iterable[str], found: dict[str, str]) -> dict[str, str]:
+    """Add to `found` what a distribution requires, itself and through others: name -> version."""
+    for requirement in map(Requirement, requires(name) or ()):
+        marker = requirement.marker
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            continue
+        required = canonicalize_name(requirement.name)
+        if required not in found or requirement.extras:
+            found[required] = version(required)
+            needs(required, requirement.extras, found)
+    return found
+
+
+def test_the_pins_cover_what_the_development_dependencies_bring(pins: dict[str, str]) -> None:
+    installed = needs(DISTRIBUTION, ["dev"], {})
+    del installed[DISTRIBUTION]
+    installed = {name: release.partition("+")[0] for name, release in installed.items()}
+    assert installed == {name: pins.get(name) for name in installed}
 
 
 def test_the_library_itself_requires_only_blinker_and_torch() -> None:
-    requirements = distribution(DISTRIBUTION).requires or []
-    own = [requirement for requirement in requirements if "extra ==" not in requirement]
-    assert [normal(requirement) for requirement in own] == ["blinker", "torch"]
+    requirements = map(Requirement, requires(DISTRIBUTION) or ())
+    assert [each.name for each in requirements if not each.marker] == ["blinker", "torch"]

@@ -24,7 +24,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def module_names() -> list[str]:
     """Return the import name of every module; the folders are only reached through the package."""
-    names = set(PACKAGES)
+    names: set[str] = set(PACKAGES)
     for package in PACKAGES:
         paths = importlib.import_module(package).__path__
         names.update(found.name for found in pkgutil.walk_packages(paths, f"{package}."))
