@@ -1,0 +1,124 @@
+"""One line at the bottom of a terminal, redrawn in place, that never ends a run.
+
+While it is shown, what is printed and logged to the same terminal appears above it. A terminal that
+goes away (a closed stream, a broken pipe, a lost connection) ends the line, quietly.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+
+class LiveLine:
+    """A line on a console of rich.
+
+    Parameters
+    ----------
+    console
+        Where; standard error, whatever that is when the line is opened, unless given.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._given = console
+        self._console: Console | None = None
+        self._live: Live | None = None
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is shown."""
+        return self._live is not None
+
+    def open(self) -> bool:
+        """Show it where there is a terminal; tell whether there is."""
+        from rich.console import Console
+        from rich.live import Live
+
+        self.close()
+        console = Console(stderr=True) if self._given is None else self._given
+        if not _is_terminal(console, forced=self._given is not None):
+            return False
+        # rich would raise SystemExit on a broken pipe; an attribute, to leave the class alone.
+        console.__dict__["on_broken_pipe"] = lambda: setattr(console, "quiet", True)
+        self._console = console
+        streams = sys.stdout, sys.stderr
+        self._live = Live(
+            console=console,
+            auto_refresh=False,  # no thread
+            redirect_stdout=_isatty(sys.stdout),  # into a file or a pipe, it is not in the way
+            redirect_stderr=_isatty(sys.stderr),
+        )
+        atexit.register(self.close)  # a loop that dies without run_closed: give the cursor back
+        with self._giving_up():
+            self._live.start()
+            self._move_logging(dict(zip(streams, (sys.stdout, sys.stderr), strict=True)))
+        return self.is_open
+
+    def show(self, line: RenderableType) -> None:
+        """Redraw it."""
+        if self._live is not None:
+            with self._giving_up():
+                self._live.update(line, refresh=True)
+
+    def close(self) -> None:
+        """Leave the line as it is, and give all streams back; once more does nothing."""
+        live, self._live = self._live, None
+        if live is None:
+            return
+        atexit.unregister(self.close)
+        for handler, stream in self._moved:
+            handler.setStream(stream)
+        self._moved = []
+        with suppress(OSError, ValueError):  # it gives the streams back, but has nowhere to draw
+            live.stop()
+        assert self._console is not None
+        del self._console.__dict__["on_broken_pipe"]
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """End the line where there is nobody to see it any more."""
+        assert self._console is not None
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._console.quiet = True
+        if self._console.quiet:
+            self.close()
+
+    def _move_logging(self, streams: dict[Any, Any]) -> None:
+        """Send log lines above it: a `StreamHandler` keeps the stream that it was made with."""
+        for handler in _stream_handlers():
+            if handler.stream in streams and handler.stream is not streams[handler.stream]:
+                self._moved.append((handler, handler.stream))
+                handler.setStream(streams[handler.stream])
+
+
+def _stream_handlers() -> list[logging.StreamHandler[Any]]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    found = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    return [handler for handler in found if type(handler) is logging.StreamHandler]
+
+
+def _is_terminal(console: Console, *, forced: bool) -> bool:
+    if console.is_jupyter:
+        return True
+    # FORCE_COLOR makes rich take a log file for a terminal.
+    return (
+        console.is_terminal and not console.is_dumb_terminal and (forced or _isatty(console.file))
+    )
+
+
+def _isatty(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # none at all, or closed
+        return False

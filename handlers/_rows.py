@@ -1,0 +1,59 @@
+"""What of an emission can go into a log: numbers, text, and plain containers of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
+"""Fields that are data, not facts."""
+
+_NOTHING = object()
+_DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
+
+
+def facts(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that can be logged, as plain Python.
+
+    Reading a tensor of one element moves it to the host: this synchronises with its device, so call
+    it only when something is due to be written.
+    """
+    for name, value in fields.items():
+        if name not in NOT_FOR_LOGS and value is not None:
+            told = plain(value)
+            if told is not _NOTHING:
+                yield name, told
+
+
+def plain(value: Any, depth: int = _DEPTH) -> Any:
+    """Return a value as numbers, text, lists and dicts; a marker where it is none of these."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return _unsubclassed(value)
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}".removesuffix(": ")
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if depth and isinstance(value, Mapping):
+        items = ((str(key), plain(item, depth - 1)) for key, item in value.items())
+        return {key: item for key, item in items if item is not _NOTHING}
+    if depth and isinstance(value, (list, tuple)):
+        return [item for item in (plain(each, depth - 1) for each in value) if item is not _NOTHING]
+    return _one_number(value)
+
+
+def _unsubclassed(value: Any) -> Any:
+    for kind in (bool, int, float, str):  # an IntEnum or a numpy float64 prints as something else
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _one_number(value: Any) -> Any:
+    """Read a tensor, an array or a numpy scalar of one element."""
+    size = getattr(value, "numel", None) or getattr(value, "size", None)
+    count = size() if callable(size) else size
+    if count != 1 or not hasattr(value, "item"):
+        return _NOTHING
+    read = value.item()
+    return read if isinstance(read, (bool, int, float)) else _NOTHING

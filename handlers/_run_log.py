@@ -1,0 +1,102 @@
+"""What a log file of a run has in common, whatever its lines look like."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eventbus import Declaration, Event, Filter, Priority, handles, on_rank
+from eventbus.handlers._run_file import Format, RunFile
+
+Signal = str | Declaration[Any]
+On = Signal | Iterable[Signal] | Mapping[Signal, Filter | None]
+"""One signal, several, or several with a filter for each."""
+
+Row = dict[str, Any]
+
+
+class RunLog(ABC):
+    """Turns emissions into rows and rows into records of a `RunFile`.
+
+    Only `run_started` tells whether a run resumes, so rows that come between `run_opened` and that
+    are held in memory.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], form: Format, on: On, when: Filter | None
+    ) -> None:
+        self._file = RunFile(path, form)
+        self._held: list[tuple[str | None, Row]] | None = None
+        self._schedule = _schedule(on, when)
+        for signal, due in self._schedule.items():
+            mark = handles(signal, when=due, priority=Priority.REPORT, on_error="isolate")
+            self.write = mark(self.write)  # type: ignore[method-assign]  # marked with what was asked for
+
+    @abstractmethod
+    def _row(self, event: Event, run_id: str | None) -> Row:
+        """Return what is to be logged of an emission."""
+
+    @abstractmethod
+    def _add(self, row: Row) -> None:
+        """Add a row to the settled file."""
+
+    def write(self, event: Event, run_id: str | None = None) -> None:
+        """Log an emission. Reads its metrics, which synchronises with their device."""
+        row = self._row(event, run_id)
+        if self._held is None:
+            self._settle_and_add(run_id, row)
+        else:
+            self._held.append((run_id, row))
+
+    @handles("run_opened", priority=Priority.REPORT + 1, on_error="isolate")
+    def hold(self) -> None:
+        """Keep rows until it is known whether the run resumes."""
+        self._held = []
+
+    @handles("run_started", priority=Priority.REPORT + 2, on_error="isolate")
+    def start(self, resumed_from: str | None = None) -> None:
+        """Begin a new file, unless the run resumes."""
+        if resumed_from is None:
+            self._file.renew()
+
+    @handles("run_started", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
+    def settle(self, run_id: str | None = None) -> None:
+        """Drop what came after the checkpoint, and write the rows that were held."""
+        if self._file.resumes:
+            self._file.settle(run_id)
+        self.release()
+
+    @handles("run_closed", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
+    def release(self) -> None:
+        """Write the rows that were held."""
+        held, self._held = self._held or [], None
+        for run_id, row in held:
+            self._settle_and_add(run_id, row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the file, which is on the disk up to there."""
+        return self._file.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a position; later rows are dropped."""
+        self._file.resume(state)
+
+    def _settle_and_add(self, run_id: str | None, row: Row) -> None:
+        self._file.settle(run_id)
+        self._add(row)
+
+
+def _schedule(on: On, when: Filter | None) -> dict[Signal, Filter]:
+    """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
+    if isinstance(on, Mapping):
+        if when is not None:
+            raise ValueError(f"give the filters in on={{...}} or as when=, not both; got {when!r}")
+        chosen = dict(on)
+    else:
+        chosen = dict.fromkeys([on] if isinstance(on, str | Declaration) else on, when)
+    if not chosen:
+        raise ValueError("on= names at least one signal; got none")
+    rank_0 = on_rank(0)
+    return {signal: rank_0 if due is None else rank_0 & due for signal, due in chosen.items()}

@@ -1,0 +1,271 @@
+"""A run as lines of text, for a terminal and for a log file alike."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TextIO
+
+from eventbus import Filter, Priority, every, handles, on_rank
+from eventbus.handlers._rates import Progress, Throughput, size_of, spell
+from eventbus.handlers._rows import plain
+
+__all__ = ["ConsoleLog"]
+
+_VALUE_WIDTH = 9  # five significant digits, with a sign and an exponent where there are such
+_STEP_WIDTH = 6
+
+_told = partial(handles, when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+
+
+class ConsoleLog:
+    """Prints a line every so many steps, for each epoch and validation, and for what befalls a run.
+
+    ::
+
+        run started: 30 epochs
+        epoch  1/30  step     50  loss 0.51230    lr 0.00100    4210 samples/s  eta 3:05
+        epoch  1/30  step    469  val   val_loss 0.11820    val_accuracy 0.96410
+        epoch  1/30  step    469  done  loss 0.28640    val_loss 0.11820    lr 0.00100    eta 2:58
+        checkpoint saved: runs/digits/step-469
+        stop requested by EarlyStopping: val_loss has not improved for 5 epochs
+        run finished after 1:04: val_loss has not improved for 5 epochs
+
+    Samples per second are those of training since the line before; steps per second where the loop
+    tells no `batch_size`. The time that is left is guessed from the whole of this run so far.
+
+    ==================  =====================================================================
+    signals consumed    `batch_finished`, `epoch_*`, `validation_*`, `checkpoint_saved`,
+                        `stop_requested`, `run_*`, `loader_opened`, `batch_loaded`,
+                        `learning_rate_changed`
+    values produced     lines of text
+    cost                each step: a count. Each line: reading the metrics, one transfer from
+                        the device
+    state               none
+    band, errors        REPORT; isolated; rank 0 prints
+    ==================  =====================================================================
+
+    Parameters
+    ----------
+    when
+        A filter on `batch_finished`: which steps get a line.
+    stream
+        Where to; whatever `sys.stdout` is at the time, unless given.
+    monotonic
+        The clock for rates and the time left, in seconds.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, every
+    >>> from eventbus.handlers import ConsoleLog
+    >>> bus = EventBus()
+    >>> with bus.attach(ConsoleLog(when=every(2), monotonic=lambda: 0.0)):
+    ...     _ = bus.emit("run_started", epochs=3)
+    ...     for step in (1, 2):
+    ...         _ = bus.emit("batch_finished", epoch=1, step=step, metrics={"loss": 1 / step})
+    run started: 3 epochs
+    epoch 1/3  step      2  loss 0.50000
+    """
+
+    def __init__(
+        self,
+        *,
+        when: Filter | None = None,
+        stream: TextIO | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._progress = Progress(monotonic)
+        self._throughput = Throughput(monotonic)
+        self._per_second = "steps/s"
+        self._learning_rates: Mapping[str, float] = {}
+        due = on_rank(0) & (every(50) if when is None else when)
+        mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
+        self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
+
+    # -- what is counted
+
+    @_told("run_started")
+    def start(
+        self,
+        epochs: int | None = None,
+        steps: int | None = None,
+        resumed_from: str | None = None,
+    ) -> None:
+        """Say how long the run is to be."""
+        self._progress.start(epochs, steps, resumed=resumed_from is not None)
+        self._learning_rates = {}
+        totals = [f"{epochs} epochs" if epochs else "", f"{steps} steps" if steps else ""]
+        origin = f"resumed from {resumed_from}" if resumed_from is not None else ""
+        told = ", ".join(part for part in (*totals, origin) if part)
+        self._say(f"run started: {told}" if told else "run started")
+
+    @_told("epoch_started")
+    def start_epoch(self, epoch: int, step: int) -> None:
+        """Begin to count."""
+        self._progress.start_epoch(epoch, step)
+        self._throughput.resume()
+
+    @_told("loader_opened")
+    def open_loader(self, loader: object) -> None:
+        """Learn how many batches there are."""
+        self._progress.batches = size_of(loader)
+
+    @_told("batch_loaded")
+    def count_batch(self, batch_index: int | None = None) -> None:
+        """Count a micro-batch."""
+        self._progress.batch_index = batch_index or 0
+
+    @_told("learning_rate_changed")
+    def note_learning_rates(self, learning_rates: Mapping[str, float]) -> None:
+        """Keep the learning rates for the next line."""
+        self._learning_rates = learning_rates
+
+    @_told("batch_finished", priority=Priority.REPORT + 1)
+    def count(self, epoch: int, step: int, batch_size: int | None = None) -> None:
+        """Count a step."""
+        self._progress.reach(epoch, step)
+        self._per_second = "steps/s" if batch_size is None else "samples/s"
+        self._throughput.add(1 if batch_size is None else batch_size)
+
+    @_told("validation_started")
+    def start_validation(self) -> None:
+        """Stop the clock of training."""
+        self._throughput.pause()
+
+    # -- what is said
+
+    def step(
+        self,
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, Any] | None = None,
+        loss: Any = None,
+        optimizers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Print the line of a step. Reads the metrics, which synchronises with their device."""
+        if metrics is None and loss is not None:
+            metrics = {"loss": loss}
+        rate = self._throughput.read()
+        speed = "" if rate is None else f"{_rate(rate):>7} {self._per_second}"
+        self._say(
+            *self._place(epoch, step), *_cells(metrics), self._lr(optimizers), speed, self._eta()
+        )
+
+    @_told("validation_done")
+    def validation(
+        self, name: str, epoch: int, step: int, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Print what a validation found."""
+        self._throughput.resume()
+        self._say(*self._place(epoch, step), name, *_cells(metrics))
+
+    @_told("validation_interrupted")
+    def interrupt_validation(
+        self, name: str, epoch: int, step: int, reason: str | None = None
+    ) -> None:
+        """Print why a validation has no result."""
+        self._throughput.resume()
+        self._say(*self._place(epoch, step), name, _because("interrupted", reason))
+
+    @_told("epoch_finished")
+    def finish_epoch(
+        self,
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, Any] | None = None,
+        complete: bool = True,
+        optimizers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Print the line of an epoch."""
+        self._throughput.pause()
+        self._progress.finish_epoch(epoch, step, complete=complete)
+        how = "done" if complete else "cut short"
+        self._say(
+            *self._place(epoch, step), how, *_cells(metrics), self._lr(optimizers), self._eta()
+        )
+
+    @_told("epoch_interrupted")
+    def interrupt_epoch(
+        self,
+        epoch: int,
+        step: int,
+        reason: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Print why an epoch was not finished."""
+        self._say(*self._place(epoch, step), _because("interrupted", reason), *_cells(metrics))
+
+    @_told("checkpoint_saved")
+    def saved(self, path: str) -> None:
+        """Print where a checkpoint is."""
+        self._say(f"checkpoint saved: {path}")
+
+    @_told("stop_requested")
+    def stop(self, reason: str, handler: str | None = None) -> None:
+        """Print who wants the run to end, and why."""
+        self._say(_because(f"stop requested by {handler}" if handler else "stop requested", reason))
+
+    @_told("run_finished")
+    def finish(self, reason: str) -> None:
+        """Print how the run ended."""
+        self._say(_because(f"run finished after {spell(self._progress.elapsed_s)}", reason))
+
+    @_told("run_failed")
+    def fail(self, exception: BaseException) -> None:
+        """Print what ended the run."""
+        self._say(f"run failed after {spell(self._progress.elapsed_s)}: {plain(exception)}")
+
+    # -- how it is worded
+
+    def _place(self, epoch: int, step: int) -> tuple[str, str]:
+        epochs, steps = self._progress.epochs, self._progress.steps
+        return f"epoch {_of(epoch, epochs, 1)}", f"step {_of(step, steps, _STEP_WIDTH)}"
+
+    def _lr(self, optimizers: Mapping[str, Any] | None) -> str:
+        rates = _rates_of(optimizers or {}) or list(self._learning_rates.values())
+        distinct = dict.fromkeys(f"{float(rate):.4g}" for rate in rates)
+        return f"lr {' '.join(distinct):<{_VALUE_WIDTH}}" if distinct else ""
+
+    def _eta(self) -> str:
+        left = self._progress.eta_s()
+        return "" if left is None else f"eta {spell(left)}"
+
+    def _say(self, *cells: str) -> None:
+        line = " ".join("  ".join(cell for cell in cells if cell).rstrip().splitlines())
+        stream = sys.stdout if self._stream is None else self._stream
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:  # a terminal that knows only ASCII
+            print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+
+
+def _of(count: int, total: int | None, width: int) -> str:
+    if total is None:
+        return f"{count:>{width}}"
+    return f"{count:>{len(str(total))}}/{total}"
+
+
+def _cells(metrics: Mapping[str, Any] | None) -> list[str]:
+    return [
+        f"{name} {_number(value):<{_VALUE_WIDTH}}" for name, value in plain(metrics or {}).items()
+    ]
+
+
+def _number(value: Any) -> str:
+    return f"{value:#.5g}".rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}" if per_second < 100 else f"{per_second:.0f}"
+
+
+def _because(what: str, reason: str | None) -> str:
+    return f"{what}: {reason}" if reason else what
+
+
+def _rates_of(optimizers: Mapping[str, Any]) -> list[float]:
+    groups = [group for each in optimizers.values() for group in getattr(each, "param_groups", ())]
+    return [group["lr"] for group in groups if "lr" in group]

@@ -1,0 +1,137 @@
+"""All metrics of a run in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from eventbus import Filter, Priority, handles
+from eventbus.handlers._curves import Curves
+from eventbus.handlers._requires import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["History"]
+
+
+class History:
+    """Keeps the metrics of each epoch, as a mapping of names to lists.
+
+    Row `i` of every list belongs together: `history["val_loss"][i]` was measured in epoch
+    `history.epochs[i]`, after step `history.steps[i]`. All lists are as long as `history.epochs`;
+    where a metric was absent (a validation every other epoch) the value is NaN.
+
+    ==================  =====================================================================
+    signals consumed    those of `on`, `run_started`
+    values produced     none on the bus
+    cost                reads the metrics: one transfer from the device for each row
+    state               all rows; starts anew with a run that does not resume
+    band, errors        REPORT; isolated
+    ==================  =====================================================================
+
+    Parameters
+    ----------
+    on
+        The signals that give a row each. They must carry `metrics`; `epoch` and `step` are 0 where
+        one carries none.
+    when
+        A filter on them.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import History
+    >>> bus = EventBus()
+    >>> history = History()
+    >>> with bus.attach(history):
+    ...     _ = bus.emit("epoch_finished", epoch=1, step=10, metrics={"loss": 0.5})
+    ...     _ = bus.emit("epoch_finished", epoch=2, step=20, metrics={"loss": 0.4, "val_loss": 0.6})
+    >>> history["loss"], history["val_loss"], history.epochs
+    ([0.5, 0.4], [nan, 0.6], [1, 2])
+    """
+
+    def __init__(
+        self, on: str | tuple[str, ...] = ("epoch_finished",), *, when: Filter | None = None
+    ) -> None:
+        self._curves = Curves()
+        names = (on,) if isinstance(on, str) else tuple(on)
+        mark = handles(*names, when=when, priority=Priority.REPORT, on_error="isolate")
+        self.record = mark(self.record)  # type: ignore[method-assign]  # marked with what was asked for
+
+    def record(
+        self, metrics: Mapping[str, float] | None = None, epoch: int = 0, step: int = 0
+    ) -> None:
+        """Add a row."""
+        if metrics is not None:
+            self._curves.record(epoch, step, metrics)
+
+    @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
+    def start(self, resumed_from: str | None = None) -> None:
+        """Forget the run before, unless this one resumes."""
+        if resumed_from is None:
+            self._curves.clear()
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epoch of each row, from 1."""
+        return self._curves.epochs
+
+    @property
+    def steps(self) -> list[int]:
+        """The step of each row, from 1."""
+        return self._curves.steps
+
+    def __getitem__(self, name: str) -> list[float]:
+        try:
+            return self._curves.metrics[name]
+        except KeyError:
+            known = ", ".join(self) or "none yet"
+            raise KeyError(f"no metric {name!r} in the history; there are: {known}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._curves.metrics)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._curves.metrics
+
+    def keys(self) -> list[str]:
+        """Return the names of the metrics seen, in the order of their first appearance."""
+        return list(self)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a `pandas.DataFrame` with the columns epoch, step, and one for each metric.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        require("pandas", extra="pandas", wanted_by="History.to_dataframe")
+        import pandas as pd
+
+        counts = {"epoch": self.epochs, "step": self.steps}
+        return pd.DataFrame({**dict(self), **counts}, columns=_columns(counts, self))
+
+    def plot(self) -> Figure:
+        """Return a `matplotlib.figure.Figure` of the curves; it needs no display.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        """
+        return self._curves.draw(wanted_by="History.plot")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all rows as plain Python."""
+        return self._curves.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the rows of a checkpoint."""
+        self._curves.restore(state)
+
+
+def _columns(counts: Mapping[str, object], metrics: History) -> list[str]:
+    return [*counts, *(name for name in metrics if name not in counts)]

@@ -1,0 +1,157 @@
+"""What happened in a run as a file of JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from eventbus import Event, Filter
+from eventbus.handlers._rows import facts
+from eventbus.handlers._run_file import Format, split_lines
+from eventbus.handlers._run_log import On, Row, RunLog
+
+__all__ = ["JSONLLog"]
+
+_ON = (
+    "run_started",
+    "epoch_finished",
+    "epoch_interrupted",
+    "validation_done",
+    "validation_interrupted",
+    "metrics_measured",
+    "checkpoint_saved",
+    "stop_requested",
+    "handler_failed",
+    "run_finished",
+    "run_failed",
+)
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class JSONLLog(RunLog):
+    """Appends a JSON object for each emission, on a line of its own.
+
+    An object holds `time` (UTC, ISO 8601), `run_id`, `signal`, `sender`, then the emission's fields
+    that are numbers, text, or lists and mappings of them: `epoch`, `step`, `metrics`, `reason` and
+    so on. Data (batches, outputs, figures) is left out. JSON has no NaN and no infinity: they are
+    written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, and `read` makes them numbers
+    again.
+
+    Only complete lines are ever in the file, whatever kills the process: each goes out in one
+    write. A resumed run goes on where its checkpoint was saved: later lines are dropped. A new run
+    begins a new file; one that is there already is kept as `name.1.jsonl`, `name.2.jsonl` and so
+    on, the latest with the highest number.
+
+    ==================  =====================================================================
+    signals consumed    those of `on`; `run_opened`, `run_started`, `run_closed`
+    values produced     a file
+    cost                one write for each line, and reading the metrics: one transfer from
+                        the device
+    state               the position in the file
+    band, errors        REPORT; isolated; rank 0 writes
+    ==================  =====================================================================
+
+    Parameters
+    ----------
+    path
+        Where. `{run_id}` in it is replaced by the run's.
+    on
+        The signals that give a line each; as a mapping, each with a filter of its own:
+        `{"epoch_finished": None, "batch_finished": every(100)}`.
+    when
+        A filter on all of them.
+    clock
+        The wall clock, in seconds since 1970.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import JSONLLog
+    >>> bus, path = EventBus(), Path(tempfile.mkdtemp()) / "run.jsonl"
+    >>> loop = bus.bind(run_id="digits")
+    >>> with bus.attach(JSONLLog(path, clock=lambda: 0.0)):
+    ...     _ = loop.emit("epoch_finished", epoch=1, step=10, metrics={"loss": float("nan")})
+    >>> print(path.read_text(), end="")  # doctest: +NORMALIZE_WHITESPACE
+    {"time": "1970-01-01T00:00:00.000Z", "run_id": "digits", "signal": "epoch_finished",
+     "epoch": 1, "step": 10, "metrics": {"loss": "NaN"}}
+    >>> JSONLLog.read(path)[0]["metrics"]
+    {'loss': nan}
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        on: On = _ON,
+        *,
+        when: Filter | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(path, Format(split_lines), on, when)
+        self._clock = clock
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> list[Row]:
+        """Read a file back: a dict for each line; a torn last line is left out.
+
+        Raises
+        ------
+        ValueError
+            A line before the last is not a JSON object.
+        """
+        lines = split_lines(Path(path).read_bytes())
+        return [
+            _parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)
+        ]
+
+    def _row(self, event: Event, run_id: str | None) -> Row:
+        known = {"run_id": run_id, "signal": event.name, "sender": event.sender}
+        row: Row = {"time": _spell(self._clock())}
+        row |= {name: value for name, value in known.items() if value is not None}
+        return row | {name: value for name, value in facts(event.fields) if name not in row}
+
+    def _add(self, row: Row) -> None:
+        text = json.dumps(_valid(row), ensure_ascii=False, allow_nan=False)
+        # A lone surrogate becomes \udc80, which is how JSON would escape it.
+        self._file.append(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _spell(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _valid(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_valid(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _NAMES.get(value, "NaN")
+    return value
+
+
+def _revive(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _revive(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_revive(item) for item in value]
+    return _NUMBERS.get(value, value) if isinstance(value, str) else value
+
+
+def _parse(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not a JSON line: {where}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"not a JSON object: {where}; got {row!r:.50}")
+    return {name: _revive(value) for name, value in row.items()}
