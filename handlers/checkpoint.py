@@ -129,11 +129,13 @@ class Checkpoint:
         self._own: list[str] = []  # ids of checkpoints, oldest first
         self._ended: dict[Path, int] = {}  # newest save when a run of this process came to its end
         signals = (on,) if isinstance(on, str) else tuple(on)
-        self.save = handles(*signals, when=when, priority=Priority.PERSIST)(self._save)
+        marked = handles(*signals, when=when, priority=Priority.PERSIST)(self.save)
+        self.save = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
 
     # -- saving
 
-    def _save(self, event: Event) -> None:
+    def save(self, event: Event) -> None:
+        """Save now; called on the signals of `on`."""
         self._adopt(event.context.get("run_id"))
         metrics = event.fields.get("metrics")
         if self.monitor is not None:
@@ -237,7 +239,7 @@ class Checkpoint:
             return _load(self.resume, self.files)
         folder = self._folder(event)
         wanted = _Wanted(
-            event.context.get("run_id"), event.context.get("run"), self._ended.get(folder.path, 0)
+            event.context.get("run_id"), _run_name(event), self._ended.get(folder.path, 0)
         )
         found = folder.newest_loadable(wanted)
         if found is None and folder.newest_number():
@@ -326,7 +328,7 @@ def _draft(event: Event, metrics: Mapping[str, float]) -> Manifest:
         step=event.fields.get("step"),
         metrics=metrics,
         run_id=event.context.get("run_id"),
-        run=event.context.get("run"),
+        run=_run_name(event),
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
             "eventbus": metadata.version("training-eventbus"),
@@ -334,6 +336,12 @@ def _draft(event: Event, metrics: Mapping[str, float]) -> Manifest:
             "python": platform.python_version(),
         },
     )
+
+
+def _run_name(event: Event) -> str | None:
+    """Return the name of the run, where it has one: the bus puts the id in the place of none."""
+    name, run_id = event.context.get("run"), event.context.get("run_id")
+    return None if name == run_id else name
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:

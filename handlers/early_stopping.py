@@ -113,7 +113,8 @@ class EarlyStopping:
         self.non_finite, self.restore_best = non_finite, restore_best
         self._start_over()
         signals = (on,) if isinstance(on, str) else tuple(on)
-        self.decide = handles(*signals, when=when, priority=Priority.DECIDE)(self._decide)
+        marked = handles(*signals, when=when, priority=Priority.DECIDE)(self.decide)
+        self.decide = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
 
     def _start_over(self) -> None:
         self.monitor.reset()
@@ -130,7 +131,8 @@ class EarlyStopping:
         if resumed_from is None:
             self._start_over()
 
-    def _decide(self, event: Event) -> Stop | None:
+    def decide(self, event: Event) -> Stop | None:
+        """Take one observation, and say whether the run should stop."""
         value = self.monitor.read(event.fields.get("metrics"))
         if value is None:
             return None

@@ -1,0 +1,461 @@
+"""A directory of checkpoints, with the process dying and the disk failing at every operation."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eventbus.handlers import _checkpoint_files
+from eventbus.handlers._checkpoint_files import CheckpointError, Folder, load_checkpoint
+from eventbus.handlers._checkpoint_manifest import Manifest, Sum, encode
+from eventbus.handlers._files import Files
+
+CHANGES = [
+    "makedirs",
+    "mkdir",
+    "create",
+    "write",
+    "fsync",
+    "fsync_directory",
+    "rename",
+    "replace",
+    "unlink",
+    "rmdir",
+]
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class Failing(Files):
+    """A file system on which the n-th change raises, and with `for_good` each one after it."""
+
+    def __init__(self, at: int, error: BaseException, for_good: bool = False) -> None:
+        self.at, self.error, self.for_good = at, error, for_good
+        self.count = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in CHANGES:
+            self.count += 1
+            if self.count == self.at or (self.for_good and self.count > self.at):
+                raise self.error
+        return super().__getattribute__(name)
+
+
+def draft(step: int, **changes: Any) -> Manifest:
+    facts: dict[str, Any] = {
+        "id": f"id-{step}",
+        "epoch": step // 10,
+        "step": step,
+        "metrics": {},
+        "run_id": "run-1",
+        "run": "train",
+        "saved_at": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+    }
+    return Manifest(**{**facts, **changes})
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"loop": {"step": step}, "weights": torch.full((100,), float(step))}
+
+
+def save(folder: Folder, step: int) -> Path:
+    """Do what a save does: sweep, commit, point, delete the one before."""
+    folder.sweep()
+    before = folder.saved()
+    saved = folder.commit(draft(step), state(step))
+    folder.point_latest(saved)
+    for superseded in before:
+        folder.remove(superseded)
+    return saved.path
+
+
+def newest_step(path: Path) -> int | None:
+    found = Folder(path, Files()).newest_loadable(lambda saved: True)
+    if found is None:
+        return None
+    saved, loaded = found
+    assert saved.manifest.step == loaded["loop"]["step"]
+    assert torch.equal(loaded["weights"], state(loaded["loop"]["step"])["weights"])
+    return int(loaded["loop"]["step"])
+
+
+def unfinished(path: Path) -> list[str]:
+    return [entry for entry in os.listdir(path) if entry.startswith(".unfinished")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "run", Files())
+
+
+def changes_of_a_save(path: Path) -> int:
+    counting = Failing(0, Died())
+    save(Folder(path, Files()), 10)
+    save(Folder(path, counting), 20)
+    return counting.count
+
+
+def every_failpoint(path: Path) -> Iterator[tuple[int, Path]]:
+    total = changes_of_a_save(path / "counted")
+    assert total > 20
+    for at in range(1, total + 1):
+        yield at, path / str(at)
+
+
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the process that starts after this one died, with the same id as in a container."""
+    monkeypatch.setattr(_checkpoint_files, "_TOKEN", os.urandom(4).hex())
+    monkeypatch.setattr(_checkpoint_files, "_under_way", set())
+
+
+# -- what a save leaves
+
+
+def test_commit_writes_state_and_manifest_under_one_name(folder: Folder) -> None:
+    path = save(folder, 10)
+    assert path.name == "step-00000010-0001"
+    assert sorted(os.listdir(path)) == ["manifest.json", "state.pt"]
+    assert (folder.path / "latest").read_text() == "step-00000010-0001\n"
+    assert newest_step(folder.path) == 10
+
+
+def test_saves_of_the_same_step_stay_apart(folder: Folder) -> None:
+    first = folder.commit(draft(10), state(10))
+    second = folder.commit(draft(10), state(10))
+    assert (first.path.name, second.path.name) == ("step-00000010-0001", "step-00000010-0002")
+
+
+def test_newest_is_what_was_saved_last_not_the_highest_step(folder: Folder) -> None:
+    folder.commit(draft(30), state(30))
+    folder.commit(draft(20), state(20))
+    assert newest_step(folder.path) == 20
+
+
+def test_order_is_numeric_beyond_the_width_of_a_name(folder: Folder) -> None:
+    for step in (9_000, 10_000, 200_000_000):
+        folder.commit(draft(step), state(step))
+    (folder.path / "step-00000001-9999").mkdir()
+    folder.commit(draft(5), state(5))
+    folder.commit(draft(6), state(6))
+    assert [s.manifest.step for s in folder.saved()] == [9_000, 10_000, 200_000_000, 5, 6]
+
+
+def test_number_taken_by_another_process_is_passed(folder: Folder) -> None:
+    class Racing(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            if target.name == "step-00000010-0001":
+                target.mkdir()
+                (target / "state.pt").touch()
+            super().rename(source, target)
+
+    saved = Folder(folder.path, Racing()).commit(draft(10), state(10))
+    assert (saved.sequence, saved.path.name) == (2, "step-00000010-0002")
+
+
+class Recording(Files):
+    """A file system that tells in which order it was changed."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in CHANGES:
+            self.told.append(name)
+        return super().__getattribute__(name)
+
+
+def test_save_reaches_the_disk_before_it_has_a_name_and_deletes_last(folder: Folder) -> None:
+    save(folder, 10)
+    files = Recording()
+    save(Folder(folder.path, files), 20)
+    order = [name for name, _ in itertools.groupby(files.told)]
+    write_file = ["create", "write", "fsync"]
+    assert order == [
+        "makedirs",
+        "mkdir",
+        *write_file,  # the state
+        *write_file,  # the manifest
+        "fsync_directory",
+        "rename",
+        "fsync_directory",
+        *write_file,  # latest
+        "replace",
+        "fsync_directory",
+        "rename",  # only now the one before loses its name
+        "unlink",
+        "rmdir",
+    ]
+
+
+# -- death
+
+
+def test_death_at_any_operation_leaves_the_previous_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for at, path in every_failpoint(tmp_path):
+        save(Folder(path, Files()), 10)
+        with pytest.raises(Died):
+            save(Folder(path, Failing(at, Died(), for_good=True)), 20)
+        step = newest_step(path)
+        seen.add(step)
+        assert step in (10, 20), f"operation {at}"
+        another_process(monkeypatch)
+        save(Folder(path, Files()), 30)
+        assert newest_step(path) == 30
+        assert unfinished(path) == []
+    assert seen == {10, 20}
+
+
+def test_death_in_the_very_first_save_leaves_nothing_or_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(1, 15):
+        path = tmp_path / str(at)
+        with pytest.raises(Died):
+            save(Folder(path, Failing(at, Died(), for_good=True)), 10)
+        assert newest_step(path) in (None, 10), f"operation {at}"
+        another_process(monkeypatch)
+        save(Folder(path, Files()), 20)
+        assert newest_step(path) == 20
+        assert unfinished(path) == []
+
+
+def test_attempt_of_a_dead_process_is_swept(folder: Folder) -> None:
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    name = f".unfinished-10-1-{_checkpoint_files._HOST}-{int(dead.stdout)}-0123abcd"
+    (folder.path / name).mkdir(parents=True)
+    (folder.path / name / "state.pt").touch()
+    folder.sweep()
+    assert unfinished(folder.path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".unfinished-10-1-00000000-1-0123abcd",  # of another machine
+        f".unfinished-10-1-{_checkpoint_files._HOST}-{os.getppid()}-0123abcd",  # alive
+        ".unfinished-notes",
+        "unfinished",
+    ],
+)
+def test_what_may_be_alive_or_not_ours_is_not_swept(folder: Folder, name: str) -> None:
+    (folder.path / name).mkdir(parents=True)
+    folder.sweep()
+    assert (folder.path / name).is_dir()
+
+
+def test_attempt_under_way_in_this_process_is_not_swept(folder: Folder) -> None:
+    class Sweeping(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            folder.sweep()  # as a second checkpoint handler in another thread would
+            super().rename(source, target)
+
+    Folder(folder.path, Sweeping()).commit(draft(10), state(10))
+    assert newest_step(folder.path) == 10
+
+
+def test_abandoned_attempt_that_holds_something_else_is_kept(folder: Folder) -> None:
+    name = folder.path / f".unfinished-10-1-{_checkpoint_files._HOST}-{os.getpid()}-0123abcd"
+    name.mkdir(parents=True)
+    (name / "thesis.tex").touch()
+    folder.sweep()
+    assert (name / "thesis.tex").exists()
+
+
+# -- a failing disk
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES])
+def test_failing_disk_leaves_the_previous_intact(tmp_path: Path, code: int) -> None:
+    failures = 0
+    for at, path in every_failpoint(tmp_path):
+        save(Folder(path, Files()), 10)
+        try:
+            save(Folder(path, Failing(at, OSError(code, os.strerror(code)))), 20)
+        except CheckpointError as error:
+            failures += 1
+            assert str(path) in str(error)
+            assert os.strerror(code) in str(error)
+            assert unfinished(path) == [], f"operation {at}"
+        assert newest_step(path) in (10, 20)
+    assert failures > 10
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_interrupt_at_any_operation_leaves_no_half(tmp_path: Path, error: BaseException) -> None:
+    for at, path in every_failpoint(tmp_path):
+        save(Folder(path, Files()), 10)
+        with pytest.raises(type(error)):
+            save(Folder(path, Failing(at, error)), 20)
+        assert newest_step(path) in (10, 20)
+        Folder(path, Files()).sweep()
+        assert unfinished(path) == []
+
+
+def test_superseded_checkpoint_that_cannot_be_deleted_is_told(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = folder.commit(draft(10), state(10))
+    Folder(folder.path, Failing(1, OSError(errno.EACCES, "Permission denied"))).remove(saved)
+    assert "is not deleted: Permission denied" in caplog.text
+    assert newest_step(folder.path) == 10
+
+
+def test_checkpoint_with_a_file_of_someone_else_is_kept(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = folder.commit(draft(10), state(10))
+    (saved.path / "notes.txt").write_text("the good one")
+    folder.remove(saved)
+    assert (saved.path / "notes.txt").exists()
+    assert "is kept, for it holds notes.txt" in caplog.text
+
+
+# -- damage
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place * 7919 % len(data)] ^= 1 << place % 8
+    path.write_bytes(data)
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "one byte": lambda path: cut(path, 1),
+    "half": lambda path: cut(path, path.stat().st_size // 2),
+    "one byte short": lambda path: cut(path, path.stat().st_size - 1),
+    "trailing junk": lambda path: path.write_bytes(path.read_bytes() + b"junk"),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "link": link,
+    "pipe": pipe,
+    "directory": lambda path: (path.unlink(), path.mkdir()),
+    "extra file beside it": lambda path: (path.parent / "extra").touch(),
+    **{f"flipped bit {n}": lambda path, n=n: flip(path, n) for n in range(100)},
+}
+
+
+OWN_CHECKS = re.compile(
+    "does not match|bytes instead of|regular file|files missing|manifest is|No such file"
+)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found_by_our_own_sums_and_the_older_one_is_used(
+    folder: Folder, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.commit(draft(10), state(10))
+    damaged = folder.commit(draft(20), state(20))
+    DAMAGE[damage](damaged.path / name)
+    # torch's own words in place of these would mean that it was unpickled
+    with pytest.raises(CheckpointError, match=OWN_CHECKS) as caught:
+        load_checkpoint(damaged.path, Files())
+    assert str(damaged.path) in str(caught.value)
+    assert newest_step(folder.path) == 10
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_directory_without_a_manifest_is_no_checkpoint(folder: Folder) -> None:
+    (folder.path / "step-00000010-0001").mkdir(parents=True)
+    assert folder.saved() == []
+    assert newest_step(folder.path) is None
+
+
+def test_latest_is_never_trusted(folder: Folder) -> None:
+    save(folder, 10)
+    for text in ("../elsewhere\n", "step-00000099-0099\n", "\0\xff"):
+        (folder.path / "latest").write_text(text)
+        assert newest_step(folder.path) == 10
+
+
+def test_huge_manifest_is_not_read(folder: Folder) -> None:
+    saved = folder.commit(draft(10), state(10))
+    with (saved.path / "manifest.json").open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(CheckpointError, match="larger than"):
+        load_checkpoint(saved.path, Files())
+
+
+# -- malice
+
+
+class Hostile:
+    """Makes a marker file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def plant(path: Path, content: Any, files: dict[str, Sum] | None = None) -> None:
+    """Write a checkpoint whose sums are right and whose content is not ours."""
+    path.mkdir(parents=True)
+    with (path / "state.pt").open("wb") as file:
+        torch.save(content, file)
+    with (path / "state.pt").open("rb") as file:
+        sums = {"state.pt": _checkpoint_files.summed(file)}
+    (path / "manifest.json").write_bytes(encode(draft(10, files=files or sums)))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda bad: bad,
+        lambda bad: {"model": {"weight": bad}},
+        lambda bad: {"optimizer": {"state": {0: {"step": [bad]}}}},
+    ],
+)
+def test_hostile_pickle_is_not_run(
+    tmp_path: Path, folder: Folder, wrap: Callable[[Any], Any]
+) -> None:
+    marker = tmp_path / "marker"
+    plant(folder.path / "step-00000010-0001", wrap(Hostile(marker)))
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        load_checkpoint(folder.path / "step-00000010-0001", Files())
+    assert not marker.exists()
+
+
+def test_manifest_that_lists_other_files_is_refused(folder: Folder) -> None:
+    path = folder.path / "step-00000010-0001"
+    plant(path, {}, files={"other.pt": Sum(1, "0" * 64)})
+    with pytest.raises(CheckpointError, match="missing"):
+        load_checkpoint(path, Files())
