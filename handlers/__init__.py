@@ -17,15 +17,30 @@ if TYPE_CHECKING:
     from .console_log import ConsoleLog
     from .csv_log import CSVLog
     from .early_stopping import EarlyStopping
+    from .history import History
+    from .jsonl_log import JSONLLog
+    from .plot import Plot
     from .progress_bar import ProgressBar
 
-__all__ = ["CSVLog", "Checkpoint", "ConsoleLog", "EarlyStopping", "ProgressBar"]
+__all__ = [
+    "CSVLog",
+    "Checkpoint",
+    "ConsoleLog",
+    "EarlyStopping",
+    "History",
+    "JSONLLog",
+    "Plot",
+    "ProgressBar",
+]
 
 _MODULES = {
     "CSVLog": "csv_log",
     "Checkpoint": "checkpoint",
     "ConsoleLog": "console_log",
     "EarlyStopping": "early_stopping",
+    "History": "history",
+    "JSONLLog": "jsonl_log",
+    "Plot": "plot",
     "ProgressBar": "progress_bar",
 }
 
