@@ -10,7 +10,7 @@ import pytest
 
 from eventbus import Emitter, EventBus, Restored, SkipBatch, State, Stop, StopEpoch
 
-from .recorders import MISTAKE, assert_says
+from .recorders import MISTAKE, assert_says, notes_of
 
 
 def answer_to(bus: EventBus, signal: str, answer: object) -> None:
@@ -198,7 +198,8 @@ def test_an_answer_class_is_an_error(bus: EventBus, loop: Emitter, kind: type) -
     bus.on("batch_finished")(lambda: kind)
     with pytest.raises(MISTAKE) as caught:
         loop.emit("batch_finished", epoch=1, step=1)
-    assert_says(caught.value, kind.__name__, "batch_finished", "lambda")
+    assert_says(caught.value, kind.__name__, "lambda")
+    assert "batch_finished" in notes_of(caught.value)
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -206,7 +207,8 @@ def test_a_bool_is_an_error(bus: EventBus, loop: Emitter, value: bool) -> None:
     bus.on("batch_finished")(lambda: value)
     with pytest.raises(MISTAKE) as caught:
         loop.emit("batch_finished", epoch=1, step=1)
-    assert_says(caught.value, repr(value), "batch_finished", "Stop")
+    assert_says(caught.value, repr(value), "lambda", "Stop")
+    assert "batch_finished" in notes_of(caught.value)
 
 
 def test_a_coroutine_is_an_error_and_is_closed(bus: EventBus, loop: Emitter) -> None:
@@ -215,7 +217,8 @@ def test_a_coroutine_is_an_error_and_is_closed(bus: EventBus, loop: Emitter) -> 
     bus.on("batch_finished")(lambda: later())
     with pytest.raises(MISTAKE) as caught:
         loop.emit("batch_finished", epoch=1, step=1)
-    assert_says(caught.value, "coroutine", "batch_finished")
+    assert_says(caught.value, "coroutine", "lambda")
+    assert "batch_finished" in notes_of(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [[Stop], [Stop("yes"), True], [Stop("yes"), "no"]])

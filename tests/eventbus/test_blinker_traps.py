@@ -254,7 +254,7 @@ def test_receiver_connected_is_told(bus: EventBus) -> None:
     told: list[object] = []
     signal = bus.signal("mine")
 
-    def on_connected(sender: object, receiver: object, **rest: object) -> None:
+    def on_connected(which: object, receiver: object, **rest: object) -> None:
         told.append(receiver)
 
     signal.receiver_connected.connect(on_connected)

@@ -102,12 +102,6 @@ def test_the_emitter_shows_its_label_its_bus_and_its_context(bus: EventBus) -> N
     assert loop.context["run"] == "digits"
 
 
-def test_the_context_is_read_only(bus: EventBus) -> None:
-    loop = bus.bind(sender="train", model="m")
-    with pytest.raises(TypeError):
-        loop.context["model"] = "other"  # type: ignore[index]  # the mistake under test
-
-
 def test_misspelt_context_is_an_error_with_a_suggestion(bus: EventBus) -> None:
     with pytest.raises(MISTAKE) as caught:
         bus.bind(sender="train", modle="m")  # type: ignore[call-arg]  # the mistake under test

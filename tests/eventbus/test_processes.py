@@ -166,7 +166,7 @@ IMPORT_SCRIPT = """
 import atexit, faulthandler, logging, signal, sys, threading, warnings
 registered = []
 atexit.register = lambda *a, **k: registered.append("atexit")
-import os
+import os, random, secrets, hmac  # the standard library registers its own
 os.register_at_fork = lambda *a, **k: registered.append("fork")
 sys.addaudithook(lambda name, args: registered.append(name) if name == "signal.signal" else None)
 hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning

@@ -29,7 +29,7 @@ def test_a_subscription_without_a_sender_hears_all(bus: EventBus) -> None:
 
 def test_labels_are_compared_by_value(bus: EventBus) -> None:
     seen: list[str] = []
-    bus.on("batch_finished", sender="gen" + "erator"[:5])(lambda sender: seen.append(sender))
+    bus.on("batch_finished", sender="gen" + "erators"[:6])(lambda sender: seen.append(sender))
     bus.bind(sender="".join(["generator"])).emit("batch_finished", epoch=1, step=1)
     assert seen == ["generator"]
 

@@ -35,10 +35,19 @@ def test_none_keeps_the_value(bus: EventBus, loop: Emitter) -> None:
     assert seen == ["data"]
 
 
-@pytest.mark.parametrize("value", [0, False, "", [], {}, (), [1, 2], "text"])
+@pytest.mark.parametrize("value", [0, "", [], {}, (), [1, 2], "text"])
 def test_any_value_but_none_and_answers_replaces(bus: EventBus, loop: Emitter, value: Any) -> None:
     bus.on("batch_loaded")(lambda batch: value)
     assert load(loop, "data") == value
+
+
+@pytest.mark.parametrize("value", [True, False, SkipBatch])
+def test_what_is_a_mistake_elsewhere_is_no_batch_either(
+    bus: EventBus, loop: Emitter, value: Any
+) -> None:
+    bus.on("batch_loaded")(lambda batch: value)
+    with pytest.raises(MISTAKE):
+        load(loop, "data")
 
 
 def test_an_answer_is_an_answer_and_keeps_the_value(bus: EventBus, loop: Emitter) -> None:
