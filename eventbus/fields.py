@@ -20,6 +20,8 @@ from eventbus.declaration import Field
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eventbus.state import RestoredState
+
 __all__ = [
     "Batch",
     "BatchIndex",
@@ -148,5 +150,5 @@ CheckpointPath: TypeAlias = Annotated[str, Field("where the checkpoint is")]
 HandlerName: TypeAlias = Annotated[str, Field("the name of the handler's subscription")]
 SignalName: TypeAlias = Annotated[str, Field("the signal that it was handling")]
 RestoredParts: TypeAlias = Annotated[
-    Mapping[str, Any], Field("a `RestoredState`: each takes its own part by `state.take(key)`")
+    "RestoredState", Field("what was saved: each takes its own part by `state.take(key)`")
 ]

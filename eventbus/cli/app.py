@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from eventbus.cli import demo as demo_command
 from eventbus.cli.catalogue import handlers_table
+from eventbus.cli.demo import Options
+from eventbus.cli.demo import demo as run_demo
 from eventbus.cli.errors import CommandError
 from eventbus.cli.pages import write_pages
 from eventbus.cli.signals_table import signals_table
@@ -19,7 +20,6 @@ from eventbus.cli.signals_table import signals_table
 app = typer.Typer(
     name="eventbus",
     help="An event bus for training instrumentation: one vocabulary, one handler for every loop.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -28,7 +28,7 @@ app = typer.Typer(
 def run(arguments: list[str]) -> int:
     """Run the command with these arguments; return its exit code."""
     try:
-        code = app(arguments, prog_name="eventbus", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="eventbus", standalone_mode=False)
     except typer.Abort:
         return 130
     except (CommandError, ImportError, OSError, typer.TyperException) as error:
@@ -40,6 +40,10 @@ def run(arguments: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     return " ".join(said.split())
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False)  # a path may hold brackets
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,14 +66,14 @@ def _top(
 
 @app.command()
 def signals() -> None:
-    """List the standard signals: name, clock, fields, when and how often."""
-    Console().print(signals_table())
+    """List the standard signals: name, clock, fields, when they fire."""
+    _console().print(signals_table())
 
 
 @app.command()
 def handlers() -> None:
     """List the shipped handlers: name, signals, band, and what each is for."""
-    Console().print(handlers_table())
+    _console().print(handlers_table())
 
 
 @app.command()
@@ -79,13 +83,17 @@ def demo(
         Path | None,
         typer.Option(help="Where the files go.", show_default="runs/digits-<time>"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the weights and the order.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the split, the weights and the order.", show_default="0"),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run-dir.")
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint of the run in --run-dir."),
     ] = False,
 ) -> None:
     """Train a small network on scanned digits, with the usual handlers on the bus."""
-    demo_command.demo(demo_command.Options(epochs, run_dir, seed, resume), Console())
+    run_demo(Options(epochs, run_dir, seed, resume), _console())
 
 
 @app.command(hidden=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import pkgutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
+from fnmatch import fnmatchcase
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +37,8 @@ class HandlerFacts:
 
 def shipped_handlers() -> list[HandlerFacts]:
     """Find every public class of `eventbus.handlers` that hears a signal, by name."""
-    found = [handler_facts(cls) for cls in _public_classes()]
+    public = [getattr(package, name) for name in package.__all__]
+    found = [handler_facts(value) for value in public if inspect.isclass(value)]
     return sorted((facts for facts in found if facts.signals), key=lambda facts: facts.name)
 
 
@@ -56,10 +56,11 @@ def handler_facts(handler: type) -> HandlerFacts:
     >>> facts.signals, facts.bands
     (('run_started', 'validation_done', 'run_finished'), ('DECIDE',))
     """
-    marks = [mark for _, _, mark in find_marks(handler.__new__(handler))]
+    marks = [mark for _, _, mark in find_marks(object.__new__(handler))]
     chosen = list(_init_nodes(handler))
     named = {name for mark in marks for name in mark.signals}
-    named |= {node.value for node in chosen if isinstance(node, ast.Constant)} & set(STANDARD)
+    constants = {node.value for node in chosen if isinstance(node, ast.Constant)}
+    named |= {name for name in STANDARD if name in constants}
     bands = [_band(mark.priority or 0) for mark in marks]
     bands += [node.attr for node in chosen if isinstance(node, ast.Attribute)]
     counted = Counter(band for band in bands if band in Priority.__members__)
@@ -74,8 +75,8 @@ def handler_facts(handler: type) -> HandlerFacts:
 
 def handlers_table() -> Table:
     """Make the table: one row for each shipped handler."""
-    table = Table(title="The shipped handlers", row_styles=("", "dim"))
-    table.add_column("handler", no_wrap=True)
+    table = Table(title="The shipped handlers", box=SIMPLE_HEAD)
+    table.add_column("handler", no_wrap=True, style="bold")
     for column in ("signals", "band", "what for"):
         table.add_column(column)
     for facts in shipped_handlers():
@@ -84,24 +85,10 @@ def handlers_table() -> Table:
     return table
 
 
-def _public_classes() -> Iterator[type]:
-    for module in _public_modules():
-        for name in getattr(module, "__all__", ()):
-            value = getattr(module, name)
-            if inspect.isclass(value) and value.__module__ == module.__name__:
-                yield value
-
-
-def _public_modules() -> Iterator[ModuleType]:
-    for info in pkgutil.iter_modules(package.__path__):
-        if not info.name.startswith("_"):
-            yield import_module(f"{package.__name__}.{info.name}")
-
-
 def _init_nodes(handler: type) -> Iterator[ast.AST]:
     for cls in handler.__mro__:
         init = vars(cls).get("__init__")
-        if inspect.isfunction(init) and not hasattr(init, "__dataclass_fields__"):
+        if inspect.isfunction(init):
             yield from ast.walk(_parsed(init))
 
 
@@ -118,5 +105,6 @@ def _band(priority: int) -> str:
 
 
 def _place(name: str) -> tuple[int, str]:
-    order = list(STANDARD)
-    return (order.index(name) if name in STANDARD else len(order), name)
+    """Where in a run the first signal is that a name or a pattern covers."""
+    places = (place for place, one in enumerate(STANDARD) if fnmatchcase(one, name))
+    return next(places, len(STANDARD)), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -13,19 +14,19 @@ def signals_table() -> Table:
     """Make the table: one row for each standard signal, in the order of a run."""
     table = Table(
         title="The standard signals, in the order of a run",
-        caption="? is optional, bold may be replaced; docs/signals.md has types, units, meanings",
-        row_styles=("", "dim"),
+        caption="? is optional, underlined may be replaced; docs/signals.md says more",
+        box=SIMPLE_HEAD,
     )
-    table.add_column("signal", no_wrap=True)
-    for column in ("clock", "fields", "when, how often"):
+    table.add_column("signal", no_wrap=True, style="bold")
+    for column in ("clock", "fields", "when"):
         table.add_column(column)
     for declaration in STANDARD.values():
         facts = signal_facts(declaration)
         fields = Text(", ").join(_field(field) for field in facts.fields)
-        table.add_row(facts.name, facts.clock or "–", fields, Text(f"{facts.when} {facts.often}"))
+        table.add_row(facts.name, facts.clock or "–", fields, Text(facts.when))
     return table
 
 
 def _field(field: FieldFacts) -> Text:
-    name = Text(field.name, style="bold" if field.is_value else "")
+    name = Text(field.name, style="underline" if field.is_value else "")
     return name.append("?") if field.is_optional else name
