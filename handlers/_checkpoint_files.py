@@ -130,9 +130,10 @@ class Folder:
         CheckpointError
             The disk refused; what was there before is as it was.
         """
-        number = self.newest_number() + 1
-        attempt = self.path / _unfinished(f"{draft.step or 0}-{number}")
         try:
+            self.sweep()
+            number = self.newest_number() + 1
+            attempt = self.path / _unfinished(f"{draft.step or 0}-{number}")
             with self._attempt(attempt):
                 manifest = self._write(attempt, draft, state)
                 number, path = self._name(attempt, draft.step or 0, number)

@@ -141,9 +141,11 @@ class Checkpoint:
         if self.monitor is not None:
             self.monitor.read(metrics)
         draft = _draft(event, _numbers(metrics))
-        self._own.append(draft.id)  # before the state is asked for, which holds it
-        state = event.bus.emit("state_requested").state
-        if current_rank() != 0:
+        writes = current_rank() == 0
+        if writes:
+            self._own.append(draft.id)  # before the state is asked for, which holds it
+        state = event.bus.emit("state_requested").state  # on every rank: it may be collective
+        if not writes:
             return
         folder = self._folder(event)
         saved = self._commit(folder, draft, state)
@@ -177,7 +179,6 @@ class Checkpoint:
                 "torch.load(weights_only=True) would refuse; state is tensors and plain Python",
                 path=folder.path,
             )
-        folder.sweep()
         saved = folder.commit(draft, state)
         folder.point_latest(saved)
         return saved

@@ -73,8 +73,7 @@ def state(step: int) -> dict[str, Any]:
 
 
 def save(folder: Folder, step: int) -> Path:
-    """Do what a save does: sweep, commit, point, delete the one before."""
-    folder.sweep()
+    """Do what a save does: commit, point, delete the one before."""
     before = folder.saved()
     saved = folder.commit(draft(step), state(step))
     folder.point_latest(saved)

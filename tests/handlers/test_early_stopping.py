@@ -32,7 +32,7 @@ class Loop:
         self.emitter.emit("run_started", **fields)
 
     def validate(self, **metrics: Any) -> Stop | None:
-        """Emit one validation; return what is pending."""
+        """Emit one validation; return the answer to it."""
         self.round += 1
         answers: Answers = self.emitter.emit(
             "validation_done",
@@ -42,7 +42,7 @@ class Loop:
             step=10 * self.round,
             metrics=metrics,
         )
-        return answers.stop
+        return next((stop for _, stop in answers.given if isinstance(stop, Stop)), None)
 
     def finish(self) -> None:
         self.emitter.emit("run_finished", reason="completed")
