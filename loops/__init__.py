@@ -1,1 +1,28 @@
-"""Loops."""
+"""Loops that emit: `Run` for those that people write themselves, `fit` ready to use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus.loops._metrics import Metrics
+    from eventbus.loops.fit import fit
+    from eventbus.loops.run import Run
+
+__all__ = ["Metrics", "Run", "fit"]
+
+_HOMES = {"Metrics": "_metrics", "Run": "run", "fit": "fit"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: importing one loop imports neither torch nor its neighbours.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # else the submodule `fit` would hide the function `fit`
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

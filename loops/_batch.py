@@ -1,0 +1,172 @@
+"""The span of one optimizer step: from its first batch to `batch_finished` or `batch_skipped`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from eventbus.loops._closing import Ending
+from eventbus.loops._metrics import Means, Metrics
+from eventbus.loops._nested import first_size
+from eventbus.loops._report import Report
+
+if TYPE_CHECKING:
+    from eventbus.loops._spans import Spans
+
+__all__ = ["BatchSpan"]
+
+
+class Body:
+    """One passage through the body of a loop over batches: its batch, report, size and time."""
+
+    __slots__ = ("batch", "began_s", "has_batch", "report")
+
+    def __init__(self, batch: Any = None, has_batch: bool = True) -> None:
+        self.batch = batch
+        self.has_batch = has_batch
+        self.report = Report()
+        self.began_s = perf_counter()
+
+    @property
+    def size(self) -> int:
+        """The reported batch size, else dimension 0 of the first tensor in the batch, else 1."""
+        reported = self.report.fields.get("batch_size")
+        size = first_size(self.batch) if reported is None else reported
+        return 1 if size is None else size
+
+    def fields(self) -> dict[str, Any]:
+        """Return what `batch_finished` says of the batch, where there was one."""
+        told = {key: self.report.fields.get(key) for key in ("outputs", "targets")}
+        told["batch"] = self.batch if self.has_batch else None
+        return {key: value for key, value in told.items() if value is not None}
+
+
+class BatchSpan:
+    """One optimizer step under way, of one micro-batch or, when accumulating, several.
+
+    Attributes
+    ----------
+    step : int
+        Its number; a skipped step does not use it up.
+    bodies : int
+        Micro-batches that the loop was given.
+    boundary : bool
+        True on the last micro-batch, where the optimizer steps.
+    told_to_skip : bool
+        The loop has seen a `SkipBatch` among the answers to what it emitted.
+    """
+
+    def __init__(self, spans: Spans, owner: object) -> None:
+        self._spans = spans
+        self.owner = weakref.ref(owner)
+        self.step = spans.counts.steps_done + 1
+        self.bodies = 0
+        self.boundary = True
+        self.told_to_skip = False
+        self.data_wait_s: float | None = None
+        self._body: Body | None = None
+        self._last = Body()
+        self._means = Means()
+        self._size = 0
+        self._duration_s = 0.0
+
+    @property
+    def is_left(self) -> bool:
+        """True once the loop over batches is gone: Python dropped it at `break` or `return`."""
+        return self.owner() is None
+
+    @property
+    def is_ready(self) -> bool:
+        """True if the step may be called finished although its body has not ended."""
+        return self.boundary and not self.told_to_skip and self._last.report.made
+
+    def wait(self, seconds: float) -> None:
+        """Count host time that the loop waited for data."""
+        self.data_wait_s = (self.data_wait_s or 0.0) + seconds
+
+    def enter(self, body: Body, boundary: bool) -> None:
+        """Give the loop one more micro-batch."""
+        self.bodies += 1
+        self.boundary = boundary
+        self.told_to_skip = False
+        self._body = self._last = body
+
+    def exclude(self, seconds: float) -> None:
+        """Leave host time that was not spent on the step out of its duration."""
+        self._last.began_s += seconds
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Keep what the body reports."""
+        epoch = self._spans.epoch
+        taken = epoch.extra.metrics if epoch is not None else ()
+        self._last.report.add(values, f"this batch (step {self.step})", taken)
+
+    def leave(self) -> None:
+        """The body came to its end: the step is over at a boundary, else goes on."""
+        if self.boundary:
+            self.close(Ending.COMPLETED)
+        else:
+            self._fold()
+
+    def close(self, ending: Ending, reason: str = "") -> None:
+        """End the step: finished if its body ran to the end or reported, else skipped."""
+        done = self.boundary and self.bodies > 0 and not self.told_to_skip
+        if done and (ending is Ending.COMPLETED or self._last.report.made):
+            self._finish()
+        else:
+            self.skip(reason or self._why_skipped())
+
+    def skip(self, reason: str) -> None:
+        """End the step without having taken it."""
+        spans = self._spans
+        spans.batch = None
+        epoch = spans.counts.epoch
+        spans.emitter.emit("batch_skipped", epoch=epoch, step=self.step, reason=reason)
+
+    def _finish(self) -> None:
+        spans = self._spans
+        self._fold()
+        spans.batch = None
+        spans.counts.steps_done = self.step
+        spans.last.update(self._means)
+        if spans.epoch is not None:
+            spans.epoch.means.merge(self._means)
+        spans.emitter.emit("batch_finished", **self._fields())
+
+    def _fold(self) -> None:
+        """Take what the body reported into the step."""
+        body, self._body = self._body, None
+        if body is None:
+            return
+        self._duration_s += perf_counter() - body.began_s
+        if not self.told_to_skip:
+            size = body.size
+            self._size += size
+            self._means.add(body.report.metrics, size)
+
+    def _fields(self) -> dict[str, Any]:
+        fields = self._last.fields()
+        fields.update(
+            epoch=self._spans.counts.epoch,
+            step=self.step,
+            metrics=Metrics(self._means),
+            batch_size=self._size,
+            duration_s=self._duration_s,
+        )
+        if "loss" in self._means:
+            fields["loss"] = self._means["loss"].value
+        if self.data_wait_s is not None:
+            fields["data_wait_s"] = self.data_wait_s
+        return fields
+
+    def _why_skipped(self) -> str:
+        skip, cut = self._spans.pending().skip, self._spans.cut()
+        if skip is not None and self.told_to_skip:
+            return skip.reason
+        if cut is not None:
+            return cut.reason
+        if not self.boundary:
+            return "the loop ended within the micro-batches of the step"
+        return "the loop was left before anything was reported"

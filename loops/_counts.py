@@ -1,0 +1,53 @@
+"""Where a run is: the counts that its signals carry and its checkpoints keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Counts"]
+
+
+@dataclass
+class Counts:
+    """What has been counted so far.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch under way, or the last one that was; 0 before the first and without epochs.
+    epochs_done : int
+        Finished epochs. An interrupted one is not done: a resumed run begins it again.
+    steps_done : int
+        Finished optimizer steps.
+    rounds : dict
+        Finished validations, by name.
+    batch_index : int
+        Micro-batches that came out of the loader in this epoch.
+    """
+
+    epoch: int = 0
+    epochs_done: int = 0
+    steps_done: int = 0
+    rounds: dict[str, int] = field(default_factory=dict)
+    batch_index: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, in plain Python.
+
+        `position` says how far the epoch under way has come; `epoch` 0 there: none is under way.
+        """
+        under_way = self.epoch if self.epoch != self.epochs_done else 0
+        return {
+            "epoch": self.epochs_done,
+            "step": self.steps_done,
+            "rounds": dict(self.rounds),
+            "position": {"epoch": under_way, "batch_index": self.batch_index if under_way else 0},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the last finished epoch and step of `state`."""
+        self.epoch = self.epochs_done = state["epoch"]
+        self.steps_done = state["step"]
+        self.rounds = dict(state["rounds"])
+        self.batch_index = 0

@@ -1,0 +1,100 @@
+"""The span of one epoch: from `epoch_started` to `epoch_finished` or `epoch_interrupted`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from eventbus.loops._closing import Ending
+from eventbus.loops._metrics import Means, Metrics
+from eventbus.loops._report import Report
+
+if TYPE_CHECKING:
+    from eventbus.loops._spans import Spans
+
+__all__ = ["EpochSpan"]
+
+
+class EpochSpan:
+    """One epoch under way.
+
+    Attributes
+    ----------
+    means : Means
+        Of what its steps reported, weighted by batch size.
+    validations : dict
+        The results of this epoch's validations, under their public keys.
+    extra : Report
+        What was reported outside batches and validations.
+    open_passes : list
+        Weak references to the loops over batches or steps that have begun and not ended.
+    was_cut : bool
+        A `Stop` left work undone.
+    was_left : bool
+        Something else did: `break`, `StopEpoch`, a failure that the user's code caught.
+    """
+
+    def __init__(self, spans: Spans, owner: object) -> None:
+        self._spans = spans
+        self.owner = weakref.ref(owner)
+        self.means = Means()
+        self.validations: dict[str, Any] = {}
+        self.extra = Report()
+        self.open_passes: list[weakref.ref[object]] = []
+        self.was_cut = False
+        self.was_left = False
+
+    @property
+    def is_left(self) -> bool:
+        """True once the loop over epochs is gone: dropped at `break` or `return`."""
+        return self.owner() is None
+
+    def start(self) -> None:
+        """Tell that it begins."""
+        self._emit("epoch_started")
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Keep what is reported outside batches and validations."""
+        place = f"epoch {self._spans.counts.epoch}"
+        self.extra.add_metrics(values, place, {**self.means, **self.validations})
+        self._spans.last.update({key: self.extra.metrics[key] for key in values})
+
+    def note_undone(self) -> None:
+        """Remember that work was left undone, and whether a `Stop` was the reason."""
+        if self._spans.pending().stop is not None:
+            self.was_cut = True
+        else:
+            self.was_left = True
+
+    def note_left_passes(self) -> None:
+        """Notice the loops over batches that Python dropped at `break` or `return`."""
+        left = [one for one in self.open_passes if one() is None]
+        if left:
+            self.open_passes = [one for one in self.open_passes if one not in left]
+            self.note_undone()
+
+    def close(self, ending: Ending, reason: str = "") -> None:
+        """End it: interrupted if a failure or a `Stop` left work undone, else finished."""
+        spans = self._spans
+        if self.open_passes:
+            self.note_undone()
+        spans.epoch = None
+        metrics = self._metrics()
+        pending = spans.pending()
+        if ending is Ending.FAILED or self.was_cut:
+            reason = reason or (pending.stop.reason if pending.stop else "")
+            self._emit("epoch_interrupted", reason=reason, metrics=metrics)
+            return
+        spans.counts.epochs_done = spans.counts.epoch
+        is_cut_short = self.was_left or ending is Ending.LEFT or pending.stop_epoch is not None
+        self._emit("epoch_finished", metrics=metrics, complete=not is_cut_short)
+
+    def _metrics(self) -> Metrics:
+        values = {**self.means, **self.validations, **self.extra.metrics}
+        self._spans.last.update(values)
+        return Metrics(values)
+
+    def _emit(self, signal: str, **fields: Any) -> None:
+        spans = self._spans
+        spans.emitter.emit(signal, epoch=spans.counts.epoch, step=spans.step, **fields)

@@ -1,0 +1,276 @@
+"""The loops of a run, as iterator objects.
+
+Not generators: a generator that is being closed swallows exceptions, Ctrl-C too, and cannot tell
+`break` from failure. `StopIteration` is raised here in one way only, at the end of `__next__`; the
+loader's own is caught where the loader is read, and one that leaks from a handler reaches the bus
+first, which makes a RuntimeError of it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from eventbus.loops._batch import BatchSpan, Body
+from eventbus.loops._closing import Ending
+from eventbus.loops._loader import END, Reader, tell_samplers
+
+if TYPE_CHECKING:
+    from eventbus.loops._spans import Spans
+    from eventbus.loops._validation import ValidationSpan
+
+__all__ = ["Batches", "Epochs", "Steps", "Validation"]
+
+T = TypeVar("T")
+
+
+class Epochs(Iterator[int]):
+    """The numbers of the epochs that are still to be done; made by `run.epochs`."""
+
+    def __init__(self, spans: Spans, epochs: int) -> None:
+        self._spans = spans
+        self._epochs = epochs
+        self._is_over = False
+
+    def __next__(self) -> int:
+        spans = self._spans
+        spans.start(epochs=self._epochs)
+        spans.end_body_of_epochs(self)
+        if not self._is_over and self._begin():
+            return spans.counts.epoch
+        self._is_over = True
+        raise StopIteration
+
+    def _begin(self) -> bool:
+        spans = self._spans
+        if spans.counts.epochs_done >= self._epochs or spans.pending().stop:
+            return False
+        spans.open_epoch(self)
+        if not spans.pending().stop:
+            return True
+        spans.note_undone()
+        spans.end_body_of_epochs(self)
+        return False
+
+    def __len__(self) -> int:
+        return max(0, self._epochs - self._spans.counts.epochs_done)
+
+
+class Pass:
+    """What a loop over batches and one over steps share: the epoch knows if they ended early."""
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+        self._is_over = False
+
+    def _begin(self) -> None:
+        if self._spans.epoch is not None:
+            self._spans.epoch.open_passes.append(weakref.ref(self))
+
+    def _end(self, done: bool) -> None:
+        self._is_over = True
+        epoch = self._spans.epoch
+        if epoch is not None:
+            epoch.open_passes = [one for one in epoch.open_passes if one() is not self]
+            if not done:
+                epoch.note_undone()
+
+
+class Steps(Pass, Iterator[int]):
+    """The numbers of the steps that are still to be done; made by `run.steps`."""
+
+    def __init__(self, spans: Spans, steps: int) -> None:
+        super().__init__(spans)
+        self._steps = steps
+        self._has_begun = False
+
+    def __next__(self) -> int:
+        spans = self._spans
+        spans.start(steps=self._steps)
+        spans.end_body_of_steps(self, "run.steps()")
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin()
+        while self._goes_on():
+            if _announce(spans, spans.open_batch(self)):
+                return spans.step
+        raise StopIteration
+
+    def _goes_on(self) -> bool:
+        done = self._spans.counts.steps_done >= self._steps
+        if not self._is_over and (done or self._spans.cut()):
+            self._end(done)
+        return not self._is_over
+
+    def __len__(self) -> int:
+        return max(0, self._steps - self._spans.counts.steps_done)
+
+
+class Batches(Pass, Iterator[T], Generic[T]):
+    """The batches of one pass over a loader; made by `run.batches`."""
+
+    def __init__(self, spans: Spans, loader: Iterable[T], accumulate: int) -> None:
+        super().__init__(spans)
+        self._loader = loader
+        self._accumulate = accumulate
+        self._reader: Reader | None = None
+
+    def __next__(self) -> T:
+        self._spans.start()
+        self._check_alone()
+        self._spans.end_body_of_steps(self, "run.batches()")
+        while self._goes_on():
+            read = self._read()
+            if read is not END:
+                batch, is_given = self._give(read)
+                if is_given:
+                    return batch
+        raise StopIteration
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]  # TypeError if it has none, as it should
+
+    def _check_alone(self) -> None:
+        batch = self._spans.batch
+        if batch is not None and isinstance(batch.owner(), Steps):
+            raise RuntimeError("run.batches() inside run.steps(): both count steps")
+
+    def _goes_on(self) -> bool:
+        """The safe point before a batch is loaded."""
+        if self._is_over or self._is_cut():
+            return False
+        if self._reader is None:
+            self._open()
+            return not self._is_cut()
+        return True
+
+    def _open(self) -> None:
+        spans = self._spans
+        self._begin()
+        if spans.epoch is None:
+            spans.counts.batch_index = 0
+        epoch = spans.counts.epoch
+        loader = spans.emitter.transform(
+            "loader_opened", self._loader, epoch=epoch, step=spans.step
+        )
+        tell_samplers(loader, epoch if spans.epoch is not None else 0)
+        self._reader = Reader(loader)
+
+    def _is_cut(self) -> bool:
+        # Within accumulated micro-batches the next one becomes the boundary instead, so that
+        # no gradient is left over for the epoch after.
+        if self._spans.batch is not None or self._spans.cut() is None:
+            return False
+        self._end(done=self._reader is not None and self._reader.is_known_to_have_ended())
+        return True
+
+    def _end(self, done: bool) -> None:
+        super()._end(done)
+        self._reader = None  # ends a DataLoader's workers
+        if self._spans.batch is not None:
+            self._spans.batch.close(Ending.COMPLETED)
+
+    def _read(self) -> Any:
+        assert self._reader is not None
+        batch = self._reader.next()
+        if batch is END:
+            self._end(done=True)
+        return batch
+
+    def _give(self, batch: Any) -> tuple[T, bool]:
+        """Offer a batch to the handlers; say whether the loop is to have it."""
+        assert self._reader is not None
+        spans, counts = self._spans, self._spans.counts
+        span = spans.batch or spans.open_batch(self)
+        span.wait(self._reader.take_wait())
+        counts.batch_index += 1
+        batch = spans.emitter.transform(
+            "batch_loaded",
+            batch,
+            epoch=counts.epoch,
+            step=span.step,
+            batch_index=counts.batch_index,
+        )
+        is_given = _announce(spans, span) if span.bodies == 0 else not spans.pending().skip
+        if is_given:
+            span.enter(Body(batch), self._is_boundary(span))
+        return batch, is_given
+
+    def _is_boundary(self, span: BatchSpan) -> bool:
+        assert self._reader is not None
+        if span.bodies + 1 >= self._accumulate:
+            return True
+        return self._spans.cut() is not None or self._reader.is_last()
+
+
+class Validation(Iterator[T], Generic[T]):
+    """The batches of one validation; made by `run.validate`."""
+
+    def __init__(self, spans: Spans, loader: Iterable[T], name: str | None) -> None:
+        self._spans = spans
+        self._name = name
+        self._reader = Reader(loader)
+        self._loader = loader
+        self._span: ValidationSpan | None = None
+        self._is_over = False
+
+    def __next__(self) -> T:
+        span = self._begin() if self._span is None else self._go_on(self._span)
+        batch: Any = END if self._is_over else self._reader.next()
+        if batch is END:
+            self._end(span)
+            raise StopIteration
+        span.enter(batch, self._reader.take_wait())
+        return cast("T", batch)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]  # TypeError if it has none, as it should
+
+    def _begin(self) -> ValidationSpan:
+        spans = self._spans
+        held = spans.validation
+        if held is not None and held.held:
+            if self._name not in (None, held.name):
+                raise RuntimeError(f"validation {self._name!r} inside validation {held.name!r}")
+            self._span = held
+        else:
+            self._span = spans.open_validation(self._name or "val", self)
+        self._cut_short(self._span)
+        return self._span
+
+    def _go_on(self, span: ValidationSpan) -> ValidationSpan:
+        if self._spans.validation is not span:
+            self._is_over = True  # something else on the Run has closed it
+        if not self._is_over:
+            span.leave(Ending.COMPLETED)
+            self._cut_short(span)
+        return span
+
+    def _cut_short(self, span: ValidationSpan) -> None:
+        """The safe point before a validation batch is loaded."""
+        if self._spans.pending().stop and not self._reader.is_known_to_have_ended():
+            span.was_cut = self._is_over = True
+
+    def _end(self, span: ValidationSpan) -> None:
+        self._is_over = True
+        if self._spans.validation is span and not span.held:
+            span.close(Ending.COMPLETED)
+
+
+def _announce(spans: Spans, span: BatchSpan) -> bool:
+    """Tell that a step begins, unless an answer is against it; say whether its body may run."""
+    return not _is_refused(spans, span) and _starts(spans, span)
+
+
+def _starts(spans: Spans, span: BatchSpan) -> bool:
+    spans.emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
+    return not _is_refused(spans, span)
+
+
+def _is_refused(spans: Spans, span: BatchSpan) -> bool:
+    answer = spans.pending().skip or spans.cut()
+    if answer is None:
+        return False
+    span.skip(answer.reason)
+    return True

@@ -1,0 +1,104 @@
+"""Reading a loader: when it ends, how long it keeps the loop waiting, and its samplers' epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import Any, Final
+
+__all__ = ["END", "Reader", "tell_samplers"]
+
+END: Final = object()
+"""What a reader gives after the last batch. Not StopIteration, which may come from elsewhere."""
+
+
+class Reader:
+    """One pass over a loader.
+
+    Nothing is read ahead unless `is_last` is asked of a loader without a length.
+
+    Attributes
+    ----------
+    read : int
+        Batches given so far.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.read = 0
+        self._loader = loader
+        self._iterator: Iterator[Any] | None = None
+        self._ahead: list[Any] = []
+        self._waited_s = 0.0
+        self._size: int | None = None
+        self._is_sized: bool | None = None
+
+    def next(self) -> Any:
+        """Return the next batch, or `END`."""
+        batch = self._ahead.pop() if self._ahead else self._wait()
+        if batch is not END:
+            self.read += 1
+        return batch
+
+    def is_last(self) -> bool:
+        """Tell whether the batch given last was the last one; may read one batch ahead."""
+        if self.size is not None:
+            return self.read == self.size
+        if not self._ahead:
+            self._ahead.append(self._wait())
+        return self._ahead[0] is END
+
+    def is_known_to_have_ended(self) -> bool:
+        """Tell whether all batches were given, as far as can be told without reading on."""
+        return self.size is not None and self.read >= self.size
+
+    @property
+    def size(self) -> int | None:
+        """The number of batches, where the loader knows it."""
+        if self._is_sized is None:
+            self._size = _size_of(self._loader)
+            self._is_sized = True
+        return self._size
+
+    def take_wait(self) -> float:
+        """Return the host seconds spent waiting for batches since the last call."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
+
+    def _wait(self) -> Any:
+        began = perf_counter()
+        if self._iterator is None:
+            self._iterator = iter(self._loader)  # starts a DataLoader's workers: waiting, too
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            return END
+        finally:
+            self._waited_s += perf_counter() - began
+
+
+def tell_samplers(loader: Any, epoch: int) -> None:
+    """Call `set_epoch(epoch - 1)` on the samplers that have it.
+
+    torch's convention for `DistributedSampler`, whose epochs count from 0: without it every epoch
+    has the order of the first. Looked for in `loader.sampler`, `loader.batch_sampler` and
+    `loader.batch_sampler.sampler`.
+    """
+    if epoch == 0:
+        return
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    for sampler in {id(one): one for one in samplers}.values():
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch - 1)
+
+
+def _size_of(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,134 @@
+"""The span of a whole run: from `run_opened` to `run_closed`, which is always the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from eventbus.loops._closing import Ending, described, noted
+from eventbus.loops._metrics import Metrics
+from eventbus.loops._spans import Spans
+from eventbus.loops._state import LoopState
+
+if TYPE_CHECKING:
+    from eventbus import Emitter, EventBus, Stop
+    from eventbus.loops._counts import Counts
+
+__all__ = ["RunSpan"]
+
+
+class RunSpan:
+    """One run on the bus.
+
+    Attributes
+    ----------
+    spans : Spans
+        What is open inside it.
+    outcome : str or None
+        "completed", "stopped" or "failed"; None while it is open.
+    """
+
+    def __init__(
+        self, bus: EventBus, name: str | None, context: Mapping[str, Any], counts: Counts
+    ) -> None:
+        outer = bus.open_runs
+        _check_name(name, outer)
+        label = name or "train"
+        self.outcome: str | None = None
+        self._bus = bus
+        self._outer = outer[-1] if outer else None
+        emitter = bus.bind(sender=label, run=label, parent=self._outer, **context)
+        self.spans = Spans(emitter, counts)
+        self._prefix = f"{label}." if outer else ""
+        self._state: LoopState | None = None
+        self._stop: Stop | None = None
+        self._has_finished = False
+
+    @property
+    def stop(self) -> Stop | None:
+        """The `Stop` that is pending, or that ended it."""
+        return self.spans.pending().stop if self.outcome is None else self._stop
+
+    def open(self, parts: Mapping[str, Any]) -> None:
+        """Emit `run_opened`, in which restorers give the parts of the state back."""
+        try:
+            self._state = LoopState(self.spans, parts, self._prefix)
+            self._state.attach(self._bus, self.spans.emitter)
+            restored = self.spans.emitter.emit("run_opened").restored
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self.spans.resumed_from = None if restored is None else str(restored.path)
+
+    def finish(self) -> None:
+        """End the run as it should end; raise `SystemExit` if its `Stop` has an exit code."""
+        try:
+            self.spans.start()
+            self.spans.close_all(Ending.LEFT)
+            self._stop = self.spans.pending().stop
+            self._emit_finished()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._close("completed" if self._stop is None else "stopped")
+        self._exit()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run after `error`; whatever handlers do meanwhile, each step is taken."""
+        self._stop = self.spans.pending().stop
+        with ExitStack() as steps:  # taken from the last to the first, a second Ctrl-C or not
+            steps.callback(_take, self._close, "failed", cause=error)
+            steps.callback(_take, self._emit_failed, error, cause=error)
+            for close, ending in self._closers():
+                steps.callback(_take, close, ending, described(error), cause=error)
+
+    def _closers(self) -> Iterator[tuple[Callable[..., None], Ending]]:
+        spans = self.spans
+        for span in (spans.epoch, spans.batch, spans.validation):
+            if span is not None:
+                yield span.close, Ending.FAILED
+        if spans.validation is not None:
+            yield spans.validation.leave, Ending.FAILED  # its batch first, as a step of its own
+
+    def _emit_finished(self) -> None:
+        self._has_finished = True
+        reason = "completed" if self._stop is None else self._stop.reason
+        self._emit("run_finished", reason=reason, metrics=Metrics(dict(self.spans.last)))
+
+    def _emit_failed(self, error: BaseException) -> None:
+        if not self._has_finished:  # else that has been told, and run_closed tells of the failure
+            self._emit("run_failed", exception=error)
+
+    def _emit(self, signal: str, **fields: Any) -> None:
+        spans = self.spans
+        spans.emitter.emit(signal, epoch=spans.counts.epoch, step=spans.step, **fields)
+
+    def _close(self, outcome: str) -> None:
+        self.outcome = outcome
+        self.spans.is_closed = True
+        try:
+            self.spans.emitter.emit("run_closed", outcome=outcome)
+        finally:
+            if self._state is not None:
+                self._state.detach(self._bus)
+
+    def _exit(self) -> None:
+        """Leave the process as the `Stop` wants it, unless that is for an outer run to do."""
+        is_outers = self._outer is not None and self._outer.answers.stop is not None
+        if self._stop is not None and self._stop.exit_code is not None and not is_outers:
+            raise SystemExit(self._stop.exit_code)
+
+
+def _take(step: Callable[..., None], *args: Any, cause: BaseException) -> None:
+    with noted(cause):
+        step(*args)
+
+
+def _check_name(name: str | None, outer: tuple[Emitter, ...]) -> None:
+    taken = [emitter.sender for emitter in outer]
+    if taken and (name is None or name in taken):
+        raise ValueError(
+            f"a Run inside another needs its own name=; got {name!r}, "
+            f"taken: {', '.join(map(repr, taken))}"
+        )

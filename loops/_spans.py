@@ -1,0 +1,176 @@
+"""Which spans of a run are open, and the one place that says when each is closed.
+
+A span is closed by the next call on the Run. Spans nest: a validation may be inside a step, a step
+inside an epoch; closing one closes those inside it first. Each marks itself closed before it tells,
+so whatever a handler raises, none is closed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from eventbus.loops._batch import BatchSpan
+from eventbus.loops._closing import Ending
+from eventbus.loops._epoch import EpochSpan
+from eventbus.loops._report import Report
+from eventbus.loops._validation import ValidationSpan
+
+if TYPE_CHECKING:
+    from eventbus import Answers, Emitter, Stop, StopEpoch
+    from eventbus.loops._counts import Counts
+
+__all__ = ["Spans"]
+
+
+class Spans:
+    """The open spans of one run, its counts, and its last metrics.
+
+    Attributes
+    ----------
+    emitter : Emitter
+    counts : Counts
+    last : dict
+        The last value of each metric.
+    epoch, batch, validation
+        The open span of that kind, or None.
+    has_started : bool
+        `run_started` was emitted.
+    resumed_from : str or None
+        The checkpoint that the run goes on from.
+    is_closed : bool
+        The run is over; nothing can be emitted any more.
+    """
+
+    def __init__(self, emitter: Emitter, counts: Counts) -> None:
+        self.emitter = emitter
+        self.counts = counts
+        self.last: dict[str, Any] = {}
+        self.epoch: EpochSpan | None = None
+        self.batch: BatchSpan | None = None
+        self.validation: ValidationSpan | None = None
+        self.has_started = False
+        self.resumed_from: str | None = None
+        self.is_closed = False
+        self._loose = Report()
+
+    @property
+    def step(self) -> int:
+        """The step under way, else the last one finished."""
+        return self.batch.step if self.batch is not None else self.counts.steps_done
+
+    def pending(self) -> Answers:
+        """Return the answers that are pending: what every safe point asks."""
+        return self.emitter.answers
+
+    def cut(self) -> Stop | StopEpoch | None:
+        """Return what ends the loop over batches or steps now; without epochs, only a `Stop`."""
+        pending = self.pending()
+        return pending.stop or (pending.stop_epoch if self.epoch is not None else None)
+
+    def start(self, epochs: int | None = None, steps: int | None = None) -> None:
+        """Emit `run_started`, once: at the first use, when it is known how long the run will be."""
+        if self.is_closed:
+            raise RuntimeError("this Run is over; make another one")
+        if not self.has_started:
+            self.has_started = True
+            self.emitter.emit(
+                "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
+            )
+
+    # -- opening
+
+    def open_epoch(self, owner: object) -> None:
+        """Begin the epoch after the last finished one."""
+        self.counts.epoch = self.counts.epochs_done + 1
+        self.counts.batch_index = 0
+        self.epoch = EpochSpan(self, owner)
+        self.epoch.start()
+
+    def open_batch(self, owner: object) -> BatchSpan:
+        """Begin the step after the last finished one; tells nothing yet."""
+        if self.epoch is None:
+            self._loose = Report()  # without epochs, it is for the time between two steps
+        self.batch = BatchSpan(self, owner)
+        return self.batch
+
+    def open_validation(self, name: str, owner: object, held: bool = False) -> ValidationSpan:
+        """Begin a validation; a silent one if a `Stop` is pending.
+
+        A step that was reported is finished first; one that was not stays open around it.
+        """
+        self.start()
+        self.close_left()
+        self._close_validation("run.validation()")
+        if self.batch is not None and self.batch.is_ready:
+            self.batch.close(Ending.LEFT)
+        span = ValidationSpan(self, name, owner, held)
+        span.silent = self.pending().stop is not None
+        self.validation = span
+        if span.silent:
+            self.note_undone()
+        span.start()
+        return span
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Keep what is reported, for the innermost open span."""
+        if self.validation is not None:
+            self.validation.record(values)
+        elif self.batch is not None:
+            self.batch.record(values)
+        elif self.epoch is not None:
+            self.epoch.record(values)
+        else:
+            self._loose.add_metrics(values, "the run outside of its steps", ())
+            self.last.update({key: self._loose.metrics[key] for key in values})
+
+    def note_undone(self) -> None:
+        """Remember that work of this epoch was left undone."""
+        if self.epoch is not None:
+            self.epoch.note_undone()
+
+    # -- closing
+
+    def close_left(self) -> None:
+        """Close the spans whose loop was left by `break` or `return`, and those inside them."""
+        if self.epoch is not None:
+            self.epoch.note_left_passes()
+        spans = (self.validation, self.batch, self.epoch)
+        left = [span is not None and span.is_left for span in spans]
+        if any(left):
+            for span in spans[: len(left) - left[::-1].index(True)]:
+                if span is not None:
+                    span.close(Ending.LEFT)
+
+    def end_body_of_steps(self, owner: object, call: str) -> None:
+        """The loop over steps asks for its next: end the body of its last one."""
+        self.close_left()
+        self._close_validation(call)
+        if self.batch is not None:
+            if self.batch.owner() is owner:
+                self.batch.leave()
+            else:
+                self.batch.close(Ending.LEFT)
+
+    def end_body_of_epochs(self, owner: object) -> None:
+        """The loop over epochs asks for its next: end the body of its last one."""
+        self.close_left()
+        self._close_validation("run.epochs()")
+        if self.batch is not None:
+            self.batch.close(Ending.LEFT)
+        if self.epoch is not None:
+            is_own = self.epoch.owner() is owner
+            self.epoch.close(Ending.COMPLETED if is_own else Ending.LEFT)
+
+    def close_all(self, ending: Ending, reason: str = "") -> None:
+        """End what is open at the end of the run."""
+        for span in (self.validation, self.batch, self.epoch):
+            if span is not None:
+                span.close(ending, reason)
+
+    def _close_validation(self, call: str) -> None:
+        if self.validation is None:
+            return
+        if self.validation.held:
+            raise RuntimeError(f"{call} inside `with run.validation()`: end that block first")
+        self.validation.close(Ending.LEFT)

@@ -1,0 +1,159 @@
+"""The loop's answers when a checkpoint is made and when one is restored.
+
+A checkpoint handler never meets the loop: it emits `state_requested` and gets these parts, and
+`state_restored` brings them back. All of it is tensors and plain Python, which
+`torch.load(weights_only=True)` accepts.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from eventbus import Emitter, EventBus, RestoredState, State
+from eventbus.loops._spans import Spans
+
+__all__ = ["LoopState", "RandomGenerators", "named_parts"]
+
+log = logging.getLogger("eventbus.loops")
+
+OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop")
+
+
+class RandomGenerators:
+    """The global random generators, as a thing with state: Python, numpy, torch on CPU and CUDA.
+
+    numpy's only where somebody has imported it; CUDA's only where it has been used.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return their states in plain Python and tensors."""
+        state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            kind, keys, *rest = numpy.random.get_state()
+            state["numpy"] = [kind, keys.tolist(), *rest]  # the safe loader refuses arrays
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set each generator that the checkpoint knows and this process has."""
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(generator, index)
+        if "numpy" in state:
+            kind, keys, *rest = state["numpy"]
+            import_module("numpy").random.set_state((kind, keys, *rest))
+
+
+class LoopState:
+    """Speaks for a run when its state is asked for and given back.
+
+    Parameters
+    ----------
+    spans
+        Where the run is.
+    parts
+        What has a `state_dict`, by key.
+    prefix
+        Put before each key: the name of a run inside another, and a dot.
+    """
+
+    def __init__(self, spans: Spans, parts: Mapping[str, Any], prefix: str = "") -> None:
+        self._spans = spans
+        self._parts = {**parts, "random": RandomGenerators()}
+        self._prefix = prefix
+
+    def attach(self, bus: EventBus, emitter: Emitter) -> None:
+        """Subscribe; a run inside another also answers for checkpoints of the outer run."""
+        senders = (None, emitter.sender) if emitter.inner else (None,)
+        for sender in senders:
+            bus.on("state_requested", sender=sender, name=f"Run {emitter.sender}")(self.give)
+            bus.on("state_restored", sender=sender, name=f"Run {emitter.sender}")(self.take)
+        if emitter.inner:
+            self.take(bus.restored_state)  # restored before this run was opened
+
+    def detach(self, bus: EventBus) -> None:
+        """End the subscriptions."""
+        bus.detach(self.give)
+        bus.detach(self.take)
+
+    def give(self) -> list[State]:
+        """Answer `state_requested`."""
+        parts = {key: part.state_dict() for key, part in self._parts.items()}
+        parts["loop"] = self._spans.counts.state()
+        return [State(self._prefix + key, value) for key, value in parts.items()]
+
+    def take(self, state: RestoredState) -> None:
+        """Take this run's parts on `state_restored`.
+
+        Once the run is under way its counts stay: data and time do not go back.
+        """
+        for key, part in self._parts.items():
+            if self._has(state, key):
+                _load(part, state.take(self._prefix + key), self._prefix + key)
+        position = state.take(self._prefix + "loop")
+        if position is not None and not self._spans.has_started:
+            self._spans.counts.restore(position)
+            _warn_of_position(position["position"])
+
+    def _has(self, state: RestoredState, key: str) -> bool:
+        whole = self._prefix + key
+        # A checkpoint of something else (weights alone) is no mistake; half of ours is.
+        if whole not in state and self._prefix + "loop" in state:
+            log.warning("the restored state has no part %r, which goes on as it is", whole)
+        return whole in state
+
+
+def named_parts(
+    single: Mapping[str, Any],
+    several: Mapping[str, Mapping[str, Any] | None],
+    extra: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return all that has a `state_dict`, by the key of its part."""
+    parts = {key: part for key, part in single.items() if hasattr(part, "state_dict")}
+    for group, members in several.items():
+        for name, part in (members or {}).items():
+            if hasattr(part, "state_dict"):
+                parts[f"{group}.{name}"] = part
+    for key, part in (extra or {}).items():
+        parts[_checked_key(key, part)] = part
+    return parts
+
+
+def _checked_key(key: str, part: Any) -> str:
+    if key.partition(".")[0] in OWN_KEYS:
+        raise ValueError(f"state={{{key!r}: ...}}: {key!r} is a key of the Run's own; take another")
+    for method in ("state_dict", "load_state_dict"):
+        if not callable(getattr(part, method, None)):
+            raise TypeError(f"state={{{key!r}: ...}} needs a {method}; got {part!r}")
+    return key
+
+
+def _load(part: Any, value: Any, key: str) -> None:
+    try:
+        part.load_state_dict(value)
+    except Exception as error:
+        error.add_note(f"while restoring {key!r}")
+        raise
+
+
+def _warn_of_position(position: Mapping[str, int]) -> None:
+    if position["batch_index"]:
+        log.warning(
+            "the checkpoint was made within epoch %d, after batch %d: epoch %d begins again from "
+            "its first batch",
+            position["epoch"],
+            position["batch_index"],
+            position["epoch"],
+        )

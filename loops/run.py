@@ -1,0 +1,300 @@
+"""`Run`: the loop's side of the bus, for loops that people write themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from eventbus import Answers, Declaration, EventBus, Stop
+from eventbus.loops._counts import Counts
+from eventbus.loops._iterators import Batches, Epochs, Steps, Validation
+from eventbus.loops._metrics import Metrics
+from eventbus.loops._nested import detached
+from eventbus.loops._run_span import RunSpan
+from eventbus.loops._state import named_parts
+from eventbus.loops._validation import HeldValidation
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from eventbus.loops._spans import Spans
+
+__all__ = ["Run"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Run:
+    """Emits the signals of a training run around a loop that stays yours.
+
+    It never steps, scales, zeroes or moves anything. A span (epoch, batch, validation) is closed
+    by the next call on the Run, so `break`, `continue`, `return` and exceptions need no care.
+
+    * A batch is *finished* when its body ran to the end, or was left by `break` after a report;
+      else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`.
+    * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
+      when a `Stop` or a failure left work undone.
+    * A `Stop` takes effect before a batch is loaded, before its body runs, after each validation
+      batch, and at the start and the end of an epoch.
+
+    Parameters
+    ----------
+    bus
+        Where to emit.
+    model, optimizer, scheduler, models, optimizers, config
+        The run's context, which handlers may name. Its state goes into checkpoints.
+    name
+        The label of the sender; "train" unless given. A Run opened inside another needs its own:
+        it reaches only subscriptions with that `sender=`, and keeps its state under `<name>.`.
+    state
+        More that belongs into checkpoints, by key: anything with `state_dict` and
+        `load_state_dict`, such as a gradient scaler.
+    run_id
+        What tells this run from all others; made up unless given.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus, Stop
+    >>> bus = EventBus()
+    >>> @bus.on("epoch_finished")
+    ... def good_enough(epoch, metrics):
+    ...     print(epoch, metrics["loss"])
+    ...     return Stop("good enough") if metrics["loss"] < 0.3 else None
+    >>> with Run(bus) as run:
+    ...     for epoch in run.epochs(30):
+    ...         for batch in run.batches([[1, 2], [3]]):
+    ...             run.report(loss=1 / (1 + run.step), batch_size=len(batch))
+    1 0.4444444444444444
+    2 0.2333333333333333
+    >>> run.outcome, run.stop.reason, run.stop.by, run.step
+    ('stopped', 'good enough', 'good_enough', 4)
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        models: Mapping[str, Any] | None = None,
+        optimizers: Mapping[str, Any] | None = None,
+        config: Any = None,
+        name: str | None = None,
+        state: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        if not isinstance(bus, EventBus):
+            raise TypeError(f"Run takes an EventBus; got {bus!r}")
+        single = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+        several = {"models": models, "optimizers": optimizers}
+        for group, members in several.items():
+            if members is not None and single[group[:-1]] is not None:
+                raise ValueError(f"give {group[:-1]}= or {group}=, not both")
+        self.bus = bus
+        self._name = name
+        self._context = {**single, **several, "config": config, "run_id": run_id}
+        self._parts = named_parts(single, several, state)
+        self._counts = Counts()
+        self._span: RunSpan | None = None
+
+    # -- the loops
+
+    def epochs(self, epochs: int) -> Epochs:
+        """Iterate over the numbers of the epochs to be done, up to `epochs` in all.
+
+        Starts after the last epoch that is done, in this run or in the checkpoint it goes on from.
+        """
+        return Epochs(self._spans, _checked_count("epochs", epochs))
+
+    def steps(self, steps: int) -> Steps:
+        """Iterate over the numbers of the steps to be done, up to `steps` in all: a loop by steps.
+
+        `batch_started` comes before each body and `batch_finished` after it; no data is loaded.
+        A skipped step comes again under its number. Without an epoch around it `epoch` stays 0.
+        """
+        return Steps(self._spans, _checked_count("steps", steps))
+
+    def batches(self, loader: Iterable[T], accumulate: int = 1) -> Batches[T]:
+        """Iterate over the training batches of one pass over `loader`.
+
+        Parameters
+        ----------
+        loader
+            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0.
+        accumulate
+            Micro-batches per optimizer step: step where `run.boundary` is true, which it is on
+            the last micro-batch of an epoch, too. A report is for one micro-batch; the step's
+            metrics are the means weighted by batch size. A loader without a length is then read
+            one batch ahead; otherwise nothing is.
+        """
+        return Batches(self._spans, loader, _checked_count("accumulate", accumulate, least=1))
+
+    def validate(self, loader: Iterable[T], name: str | None = None) -> Validation[T]:
+        """Iterate over the batches of a validation; over nothing once a `Stop` is pending.
+
+        What is reported in its body is averaged by batch size and becomes `<name>_<key>`; the name
+        is "val" unless given. After `break` the validation is done with what was reported.
+        In the body of a step: a step that was reported is finished first, one that was not stays
+        open around the validation. Inside `with run.validation()` it is a part of that one.
+        """
+        return Validation(self._spans, loader, name)
+
+    def validation(self, name: str = "val") -> HeldValidation:
+        """Hold a validation open for a `with` block, for results that are computed elsewhere.
+
+        What is reported in the block, outside of a batch, is taken as it is, as `<name>_<key>`.
+        Once a `Stop` is pending the block emits and records nothing.
+        """
+        return HeldValidation(self._spans, name)
+
+    # -- in the body of a loop
+
+    @property
+    def boundary(self) -> bool:
+        """True where the optimizer is to step: on the last micro-batch of a step."""
+        batch = self._spans.batch
+        return batch is None or batch.boundary
+
+    @property
+    def interrupted(self) -> bool:
+        """True once a `Stop` has cut work of this epoch short.
+
+        The epoch is not done then, and a resumed run begins it again: what is done once per epoch,
+        such as a scheduler's step, waits until then.
+        """
+        epoch = self._use().epoch
+        return epoch is not None and epoch.was_cut
+
+    def report(self, **values: Any) -> None:
+        """Record metrics of the batch under way, else of the validation, else of the epoch.
+
+        Numbers or scalar tensors, which stay on their device: no synchronisation. `batch_size`,
+        `outputs` and `targets` become the fields of the same name, `loss` becomes a field as well
+        as a metric.
+
+        Raises
+        ------
+        ValueError
+            A key that was reported already, or a tensor of more than one element.
+        """
+        self._use().record(values)
+
+    @overload
+    def emit(self, signal: str, /, **fields: Any) -> Answers: ...
+    @overload
+    def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
+    def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
+        """Emit a signal of this run; epoch and step are filled in where it has them.
+
+        `loss`, `outputs` and `targets` are detached. A loop that emits `backward_finished` should
+        honour a `.skip` in the answers: its step counts as skipped.
+        """
+        spans = self._use()
+        for key in ("loss", "outputs", "targets"):
+            if key in fields:
+                fields[key] = detached(fields[key])
+        self._fill_in(signal, fields)
+        answers = spans.emitter.emit(signal, *args, **fields)
+        if answers.skip is not None and spans.batch is not None:
+            spans.batch.told_to_skip = True
+        return answers
+
+    def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
+        """Let handlers replace a value; epoch and step are filled in where the signal has them."""
+        spans = self._use()
+        self._fill_in(signal, fields)
+        return spans.emitter.transform(signal, value, **fields)
+
+    def _use(self) -> Spans:
+        self._spans.start()
+        self._spans.close_left()
+        return self._spans
+
+    def _fill_in(self, signal: Any, fields: dict[str, Any]) -> None:
+        declaration = self.bus.signal(signal).declaration
+        for name, count in (("epoch", self.epoch), ("step", self.step)):
+            if declaration is None or name in declaration.fields:
+                fields.setdefault(name, count)
+
+    # -- where it is, and what became of it
+
+    @property
+    def name(self) -> str:
+        """The label under which it emits."""
+        return self._name or "train"
+
+    @property
+    def run_id(self) -> str | None:
+        """What tells this run from all others; None before it is opened, unless it was given."""
+        given: str | None = self._context["run_id"]
+        return given if self._span is None else self._span.spans.emitter.run_id
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or the last one that was; 0 before the first."""
+        return self._counts.epoch
+
+    @property
+    def step(self) -> int:
+        """The optimizer step under way, or the last one finished; 0 before the first."""
+        return self._counts.steps_done if self._span is None else self._span.spans.step
+
+    @property
+    def metrics(self) -> Metrics:
+        """The last value of each metric; reading one waits for the device."""
+        return Metrics({} if self._span is None else dict(self._span.spans.last))
+
+    @property
+    def outcome(self) -> str | None:
+        """How it ended: "completed", "stopped" or "failed"; None until it is over."""
+        return None if self._span is None else self._span.outcome
+
+    @property
+    def stop(self) -> Stop | None:
+        """The `Stop` that is pending or that ended the run: `.reason`, `.by`."""
+        return None if self._span is None else self._span.stop
+
+    # -- opening and closing
+
+    def __enter__(self) -> Self:
+        if self._span is not None:
+            raise RuntimeError("a Run is opened once; make another one")
+        span = RunSpan(self.bus, self._name, self._context, self._counts)
+        self._span = span
+        span.open(self._parts)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._span is None:
+            return
+        if error is None:
+            self._span.finish()
+        else:
+            self._span.fail(error)
+
+    @property
+    def _spans(self) -> Spans:
+        if self._span is None:
+            raise RuntimeError("open the Run first: `with Run(bus) as run:`")
+        return self._span.spans
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run, (self.bus,)  # in another process the bus is inert, and no run is open there
+
+    def __repr__(self) -> str:
+        where = f"epoch {self.epoch}, step {self.step}"
+        return f"<Run {self.name!r}: {where}, {self.outcome or 'not over'}>"
+
+
+def _checked_count(what: str, count: int, least: int = 0) -> int:
+    if not isinstance(count, int) or count < least:
+        raise ValueError(f"{what} must be an int of at least {least}; got {count!r}")
+    return count
