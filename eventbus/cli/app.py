@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from eventbus import EventBusError
 from eventbus.cli.catalogue import handlers_table
 from eventbus.cli.demo import Options
 from eventbus.cli.demo import demo as run_demo
@@ -31,7 +32,7 @@ def run(arguments: list[str]) -> int:
         code = app(arguments or ["--help"], prog_name="eventbus", standalone_mode=False)
     except typer.Abort:
         return 130
-    except (CommandError, ImportError, OSError, typer.TyperException) as error:
+    except (CommandError, EventBusError, ImportError, OSError, typer.TyperException) as error:
         print(f"eventbus: {_one_line(error)}", file=sys.stderr)
         return 2
     return code if isinstance(code, int) else 0

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 _LEARNING_RATE = 3e-3
+_SEEDS = 2**32
 _SETTINGS = "settings.json"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ def demo(options: Options, console: Console) -> Run:
         digits = load_digits(seed)
         torch.manual_seed(seed)
         handlers = Handlers.into(folder, resume=options.resume)
-        bus = handlers.bus
+        _note_settings(folder, seed)
         console.print(f"1797 scanned digits; all files go into {folder}", soft_wrap=True)
-        with bus.profile() as profile, _hint_after_interrupt(folder, console):
-            run = train(bus, digit_reader(), digits, options.epochs)
+        with handlers.bus.profile() as profile, _hint_after_interrupt(folder, console):
+            run = train(handlers.bus, digit_reader(), digits, options.epochs)
     show_summary(run, handlers, profile, folder, console)
     return run
 
@@ -89,26 +91,27 @@ def train(bus: EventBus, model: nn.Module, digits: Digits, epochs: int) -> Run:
 
 
 def _settle(options: Options) -> tuple[Path, int]:
-    """Find the folder and the seed of the run, and refuse what cannot work."""
+    """Find the folder and the seed of the run, and refuse what cannot work; nothing is written."""
     if options.epochs < 1:
         raise CommandError(f"--epochs is at least 1, got {options.epochs}")
+    if options.seed is not None and not 0 <= options.seed < _SEEDS:
+        raise CommandError(f"--seed is from 0 to {_SEEDS - 1}, got {options.seed}")
     if options.resume:
         return _settle_resumed(options)
     folder = options.run_dir or RUNS / f"digits-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    if (folder / _SETTINGS).exists():
+    if _holds_run(folder):
         raise CommandError(f"{folder} holds a run already: --resume goes on from it")
-    seed = options.seed or 0
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _SETTINGS).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
-    return folder, seed
+    return folder, options.seed or 0
 
 
 def _settle_resumed(options: Options) -> tuple[Path, int]:
     folder = options.run_dir or _newest_run()
+    if not _holds_run(folder):
+        raise CommandError(f"nothing to resume: {folder} holds no run of the demo")
     try:
         seed = int(json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))["seed"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CommandError(f"nothing to resume: {folder} holds no run of the demo") from error
+        raise CommandError(f"cannot read the seed in {folder / _SETTINGS}: {error}") from error
     if options.seed not in (None, seed):
         # Another split would show the network what it is to be validated on.
         raise CommandError(f"the run in {folder} has --seed {seed}, got {options.seed}")
@@ -116,10 +119,19 @@ def _settle_resumed(options: Options) -> tuple[Path, int]:
 
 
 def _newest_run() -> Path:
-    found = sorted(RUNS.glob(f"digits-*/{_SETTINGS}"))
+    found = sorted(folder for folder in RUNS.glob("digits-*") if _holds_run(folder))
     if not found:
-        raise CommandError(f"nothing to resume: there is no {RUNS / 'digits-*'} here")
-    return found[-1].parent
+        raise CommandError(f"nothing to resume: there is no run in {RUNS / 'digits-*'} here")
+    return found[-1]
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / CHECKPOINTS).glob("*/manifest.json"))
+
+
+def _note_settings(folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SETTINGS).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -140,6 +152,7 @@ def _hint_after_interrupt(folder: Path, console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        hint = f"interrupted; go on with: eventbus demo --resume --run-dir {folder}"
-        console.print(hint, soft_wrap=True)
+        if _holds_run(folder):
+            hint = f"interrupted; go on with: eventbus demo --resume --run-dir {folder}"
+            console.print(hint, soft_wrap=True)
         raise

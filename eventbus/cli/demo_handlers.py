@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventbus import EventBus
+from eventbus.cli.demo import CHECKPOINTS
 from eventbus.handlers.checkpoint import Checkpoint
 from eventbus.handlers.console_log import ConsoleLog
 from eventbus.handlers.csv_log import CSVLog
@@ -28,7 +29,7 @@ class Handlers:
     @classmethod
     def into(cls, folder: Path, *, resume: bool) -> Handlers:
         """Attach all to a new bus; what they write goes into `folder`."""
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         history = History()
         stopping = EarlyStopping(
             "val_loss", on="epoch_finished", patience=PATIENCE, restore_best=True

@@ -45,7 +45,11 @@ def _best(handlers: Handlers) -> str:
 
 def _files(folder: Path) -> Iterator[str]:
     for path in sorted(one for one in folder.rglob("*") if one.is_file()):
-        yield f"{path}  {path.stat().st_size / 1000:.1f} kB"
+        yield f"{path}  {_size(path.stat().st_size)}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes} B" if size_bytes < 1000 else f"{size_bytes / 1000:.1f} kB"
 
 
 def _times(profile: Profile) -> Iterator[str]:
@@ -54,6 +58,8 @@ def _times(profile: Profile) -> Iterator[str]:
     duration_s: dict[str, float] = defaultdict(float)
     for row in profile.rows:
         name = row.handler.partition(".")[0]
+        if name == "eventbus":  # the bus's own housekeeping
+            continue
         calls[name] += row.calls
         duration_s[name] += row.duration_s
     for name in sorted(calls, key=lambda name: -duration_s[name]):

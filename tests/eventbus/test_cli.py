@@ -85,6 +85,8 @@ def test_the_pages_are_written_where_they_are_asked_for(
         (["demo", "--epochs", "many"], "--epochs"),
         (["demo", "--epochs", "0"], "--epochs is at least 1, got 0"),
         (["demo", "--epoch", "3"], "--epoch"),
+        (["demo", "--seed", "-1"], "--seed is from 0"),
+        (["demo", "--seed", str(2**70)], "--seed is from 0"),
         (["docs", "no-such-folder"], "no-such-folder"),
     ],
 )
