@@ -1,4 +1,4 @@
-"""Files that hold complete records only, whatever kills the process.
+"""Files that hold complete records, whatever kills the process.
 
 A record goes out in one `write` on a descriptor opened with `O_APPEND`, and is taken back where the
 disk had room for only a part of it. The file is opened for each record: some microseconds, and no

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _PANELS_PER_ROW = 3
 _PANEL_INCHES = (4.0, 3.0)
+_LARGEST = 1e300  # beyond it matplotlib's own arithmetic overflows
 
 
 class Curves:
@@ -78,12 +79,10 @@ class Curves:
         by_epoch = len(set(self.epochs)) == len(self.epochs)
         across = self.epochs if by_epoch else self.steps
         for name in names:
-            points = [
-                (x, y) for x, y in zip(across, self.metrics[name], strict=True) if math.isfinite(y)
-            ]
-            axes.plot(
-                *zip(*points, strict=True) if points else ((), ()), ".-", label=_literal(name)
-            )
+            pairs = zip(across, self.metrics[name], strict=True)
+            points = [(x, y) for x, y in pairs if abs(y) < _LARGEST]  # so NaN is left out too
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            axes.plot(xs, ys, ".-", label=_literal(name))
         axes.set_title(_literal(title))
         axes.set_xlabel("epoch" if by_epoch else "step")
         axes.grid(visible=True, alpha=0.3)

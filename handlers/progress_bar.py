@@ -92,6 +92,7 @@ class ProgressBar:
         self._validating = ""
         self._validation_batches = 0
         self._stopping = ""
+        self._is_over = False
         self._unread: list[Mapping[str, Any]] = []
         self._metrics: dict[str, Any] = {}
 
@@ -145,6 +146,7 @@ class ProgressBar:
     def close(self) -> None:
         """Leave the bar in its last state, and give the terminal back; once more does nothing."""
         if self._line.is_open:
+            self._is_over = True
             self._draw()
         self._line.close()
         self._forget()
@@ -223,8 +225,9 @@ class ProgressBar:
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        table.add_row(Text(self._counts()), bar, Text("  ".join(filter(None, self._words()))))
+        table.add_column()  # the one to give way where the terminal is narrow
+        words = Text("  ".join(filter(None, self._words())), no_wrap=True, overflow="crop")
+        table.add_row(Text(self._counts()), bar, words)
         return table
 
     def _part(self) -> float | None:
@@ -240,14 +243,19 @@ class ProgressBar:
     def _words(self) -> list[str]:
         progress = self._progress
         total = f"/{progress.steps}" if progress.steps else ""
-        left = progress.eta_s()
         return [
             f"step {progress.step}{total}",
             f"{self._validating} {self._validation_batches}" if self._validating else "",
-            *(f"{name} {_number(value)}" for name, value in self._metrics.items()),
-            "" if left is None else f"eta {spell(left)}",
+            self._time(),
             self._stopping,
+            *(f"{name} {_number(value)}" for name, value in self._metrics.items()),
         ]
+
+    def _time(self) -> str:
+        left = self._progress.eta_s()
+        if self._is_over:
+            return f"in {spell(self._progress.elapsed_s)}"
+        return "" if left is None else f"eta {spell(left)}"
 
 
 def _number(value: Any) -> str:
