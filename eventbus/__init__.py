@@ -1,5 +1,7 @@
 """An event bus for training instrumentation: loops emit named signals, handlers subscribe."""
 
+from __future__ import annotations
+
 from eventbus.answers import Answer, Answers, Restored, SkipBatch, State, Stop, StopEpoch
 from eventbus.attachment import Attachment
 from eventbus.bus import EventBus

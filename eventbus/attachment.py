@@ -151,4 +151,4 @@ def _join_state(bus: EventBus, attachment: Attachment, sender: str | None) -> No
         attachment.subscriptions.append(
             bus.registry.subscribe(handler, (signal,), attachment.name, options)
         )
-    part.take(bus.restored_state)
+    part.take_late(bus.restored_state)

@@ -232,8 +232,10 @@ class EventBus:
         subscriptions = [s for s in self.subscriptions if s.handler == thing or s is thing]
         if not attachments and not subscriptions:
             raise AttachError(f"{thing!r} is not attached to this bus")
-        for ended in (*attachments, *subscriptions):
-            ended.detach()
+        for attachment in attachments:
+            attachment.detach()
+        for subscription in subscriptions:
+            subscription.detach()
 
     # -- for loops
 
@@ -457,6 +459,10 @@ class EventBus:
     def restored_state(self) -> RestoredState:
         """What a checkpoint held: attached things take their part of it."""
         return self._housekeeping.restored
+
+    def take_counts(self) -> None:
+        """Give restored counts to filters that read them."""
+        self._housekeeping.take_counts()
 
     def here(self) -> Emitter:
         """Return the emitter of the emission that this thread is inside of, else the bus's own."""

@@ -101,6 +101,11 @@ class Declaration(Generic[P]):
         """When and how often the signal fires: the stub's docstring."""
         return inspect.getdoc(self.stub) or ""
 
+    def redefines(self, other: Declaration[Any]) -> bool:
+        """Tell whether this is the same stub, run again, as when a notebook's cell is."""
+        one, two = self.stub, other.stub
+        return (one.__module__, one.__qualname__) == (two.__module__, two.__qualname__)
+
     def __repr__(self) -> str:
         return f"<signal {self.name}({', '.join(self.fields)})>"
 

@@ -9,13 +9,15 @@ the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops 
 from __future__ import annotations
 
 import threading
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.declaration import CONTEXT
-from eventbus.errors import HandlerError, SignalError
+from eventbus.errors import FieldError, HandlerError, SignalError
 from eventbus.event import Event
 from eventbus.failures import blame, raise_all
+from eventbus.subscription import NOT_DUE
 
 if TYPE_CHECKING:
     from eventbus.emitter import Emitter
@@ -29,6 +31,9 @@ DEPTH_LIMIT = 50
 
 CLOSING = "run_closed"
 """The signal on which every handler runs, whatever another one raised."""
+
+
+STOP_REQUESTED = "stop_requested"
 
 
 class _Now(threading.local):
@@ -69,6 +74,13 @@ def transform(
             f"signal {signal.name!r} has no value to transform: use emit({signal.name!r}, ...)",
             signal=signal.name,
         )
+    if key in fields:
+        raise FieldError(
+            f"{key!r} is the value of signal {signal.name!r}: give it once, "
+            f"transform({signal.name!r}, {key}, ...)",
+            signal=signal.name,
+            field=key,
+        )
     fields = {key: value, **fields}
     _run(signal, emitter, fields)
     return fields[key]
@@ -79,44 +91,40 @@ def _run(signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any]) -> 
     if signal.begins:
         signal.begin(emitter)
     plan = signal.plan(emitter)
+    given: Given = []
     try:
-        given = _call_all(signal, emitter, fields, has_context, plan) if plan else ()
+        if plan:
+            extra = _split(fields) if has_context else None
+            _call_all(plan, Event(signal, emitter, fields, extra, _now.event), given)
         answers = emitter.pending.answers
-        if given or emitter.bus.inbox.untold:
-            _tell_stops(emitter, given)
+        if emitter.bus.inbox.untold:
+            _tell_stops(emitter.bus.inbox.take_untold(), emitter)
     finally:
         if signal.ends:
             signal.end(emitter)
-    return Answers(answers.pending, given) if given else answers
+    return Answers(answers.pending, tuple(given)) if given else answers
 
 
-Given = tuple[tuple[str, Answer], ...]
+Given = list[tuple[str, Answer]]
+"""Who gave what in one emission."""
 
 
-def _call_all(
-    signal: EventSignal[Any],
-    emitter: Emitter,
-    fields: dict[str, Any],
-    has_context: bool,
-    plan: Plan,
-) -> Given:
-    outer = _now.event
-    event = Event(signal, emitter, fields, _split(fields) if has_context else None, outer)
-    if outer is not None:
+def _call_all(plan: Plan, event: Event, given: Given) -> None:
+    if event.outer is not None:
         _check_depth(event)
         _fill_in(event)
-    given: list[tuple[str, Answer]] = []
     _now.event = event
     try:
-        failures = _call_each(plan, event, given)
+        failed = _call_each(plan, event, given)
     finally:
-        _now.event = outer
-    if failures:
-        raise_all(failures, event)
-    return tuple(given)
+        _now.event = event.outer
+    if given:
+        failed += _told(given, event)
+    if failed:
+        raise_all(failed, event)
 
 
-def _call_each(plan: Plan, event: Event, given: list[tuple[str, Answer]]) -> list[Exception]:
+def _call_each(plan: Plan, event: Event, given: Given) -> list[Exception]:
     failed: list[Exception] = []
     closing = event.signal.name == CLOSING
     for planned in plan:
@@ -126,45 +134,57 @@ def _call_each(plan: Plan, event: Event, given: list[tuple[str, Answer]]) -> lis
             continue
         try:
             result = planned.take(event)
+            if result is NOT_DUE:
+                continue
             if result is not None:
                 _accept(result, planned, event, given)
-        except Exception as error:
             if planned.isolated:
-                event.emitter.bus.failures.isolate(planned, error, event)
-            else:
-                failed.append(blame(error, planned.label, event))
-        else:
-            if planned.isolated and planned.receiver is not None:
-                planned.receiver.subscription.failures_in_a_row = 0
+                planned.succeeded()
+        except Exception as error:
+            failed += _failed(error, planned, event)
     return failed
+
+
+def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Exception]:
+    if not planned.isolated:
+        return [blame(error, planned.label, event)]
+    try:
+        event.emitter.bus.failures.isolate(planned, error, event)
+    except Exception as second:  # a listener to `handler_failed` that raises
+        return [second]
+    return []
 
 
 # -- what a handler returned
 
 
-def _accept(
-    result: Any, planned: PlannedCall, event: Event, given: list[tuple[str, Answer]]
-) -> None:
-    answers = _answers_in(result)
-    if answers:
-        for answer in answers:
-            given.append((planned.by, _signed(answer, planned.by, event)))
-        return
-    if planned.receiver is None:
+def _accept(result: Any, planned: PlannedCall, event: Event, given: Given) -> None:
+    answers = _answers_in(result, planned)
+    for answer in answers:
+        given.append((planned.by, _signed(answer, planned.by, event)))
+    if answers or planned.receiver is None:
         return  # a plain blinker receiver may return what it likes
-    _refuse_mistakes(result, planned)
     key = event.signal.value
+    _refuse_mistakes(result, planned)
     if key is not None and planned.may_replace:
         event._fields[key] = result
 
 
-def _answers_in(result: Any) -> tuple[Answer, ...]:
-    if isinstance(result, Answer):
-        return (result,)
-    if isinstance(result, list | tuple) and result:
-        if all(isinstance(one, Answer) for one in result):
-            return tuple(result)
-    return ()
+def _is_answer(result: Any) -> bool:
+    return issubclass(type(result), Answer)  # isinstance would believe a Mock
+
+
+def _answers_in(result: Any, planned: PlannedCall) -> list[Answer]:
+    if _is_answer(result):
+        return [result]
+    if not isinstance(result, list | tuple) or not any(map(_is_answer, result)):
+        return []
+    answers = [one for one in result if one is not None]
+    for one in answers:
+        if not _is_answer(one):
+            message = f"handler {planned.label!r} returned {one!r} among its answers"
+            raise HandlerError(message, handler=planned.label)
+    return answers
 
 
 def _signed(answer: Answer, by: str, event: Event) -> Answer:
@@ -175,11 +195,12 @@ def _signed(answer: Answer, by: str, event: Event) -> Answer:
 
 
 def _refuse_mistakes(result: Any, planned: PlannedCall) -> None:
+    (first, *_) = result if isinstance(result, list | tuple) and result else (result,)
     if isinstance(result, bool):
         text = f"{result}, which decides nothing: return Stop('why'), or None"
-    elif isinstance(result, type) and issubclass(result, Answer):
-        text = f"the class {result.__name__}: return {result.__name__}('why')"
-    elif hasattr(result, "__await__") and hasattr(result, "close"):
+    elif isinstance(first, type) and issubclass(first, Answer):
+        text = f"the class {first.__name__}: return {first.__name__}('why')"
+    elif isinstance(result, Coroutine):
         result.close()  # else Python warns that it was never awaited
         text = "a coroutine: the bus awaits nothing, write a plain function"
     else:
@@ -187,13 +208,24 @@ def _refuse_mistakes(result: Any, planned: PlannedCall) -> None:
     raise HandlerError(f"handler {planned.label!r} returned {text}", handler=planned.label)
 
 
-def _tell_stops(emitter: Emitter, given: Given) -> None:
-    bus = emitter.bus
-    told = [answer for _, answer in given if isinstance(answer, Stop)]
-    told += bus.inbox.take_untold() if not emitter.inner else []
-    for stop in told:
-        fields = {"reason": stop.reason, "handler": stop.by}
-        _run(bus.signal("stop_requested"), emitter, fields)
+# -- stop_requested
+
+
+def _told(given: Given, event: Event) -> list[Exception]:
+    """Tell of the stops given in this emission, also where it failed; return what that raised."""
+    if event.name == STOP_REQUESTED:
+        return []
+    try:
+        _tell_stops([answer for _, answer in given if isinstance(answer, Stop)], event.emitter)
+    except Exception as error:
+        return [error]
+    return []
+
+
+def _tell_stops(stops: list[Stop], emitter: Emitter) -> None:
+    signal = emitter.bus.signal(STOP_REQUESTED)
+    for stop in stops:
+        _run(signal, emitter, {"reason": stop.reason, "handler": stop.by})
 
 
 # -- an emission inside another
@@ -204,15 +236,19 @@ def _split(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fill_in(event: Event) -> None:
-    """Give epoch and step of the emission that this one is inside of, where they were not sent."""
-    outer = here(event.emitter.bus) if event.outer is not None else None
-    if outer is None:
-        return
+    """Give epoch and step of what this emission is inside of, where they were not sent."""
     declaration = event.signal.declaration
     for name in ("epoch", "step"):
-        wanted = declaration is None or name in declaration.fields
-        if wanted and name not in event._fields and name in outer._fields:
+        if declaration is None or name in declaration.fields:
+            _fill_in_one(name, event)
+
+
+def _fill_in_one(name: str, event: Event) -> None:
+    outer = event.outer
+    while outer is not None and name not in event._fields:
+        if outer.emitter.context is event.emitter.context and name in outer._fields:
             event._fields[name] = outer._fields[name]
+        outer = outer.outer
 
 
 def _check_depth(event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
 from eventbus import dispatch
@@ -59,8 +60,8 @@ class Emitter:
         self.sender = check_label(sender)
         self.inner = parent is not None
         self.reach = (sender, self.inner)  # what a plan depends on
-        self.context = _complete(dict(context or {}), sender)
-        self.pending = Pending(bus.inbox, parent.pending if parent is not None else None)
+        self.context = MappingProxyType(_complete(dict(context or {}), sender))
+        self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
     def run_id(self) -> str:
@@ -172,4 +173,3 @@ def _pair(context: dict[str, Any], one: str, many: str) -> None:
         context[many] = {one: context[one]}
     elif one not in context and len(context.get(many, ())) == 1:
         (context[one],) = context[many].values()
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
-from eventbus.declaration import CONTEXT, Declaration
+from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.event import Event
 from eventbus.plan import Plan, make_plan
@@ -113,13 +113,13 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
 
     def begin(self, emitter: Emitter) -> None:
         """Drop answers that are stale; note that a run is open."""
-        emitter.pending.expire(self.begins)
+        emitter.pending.begin(self.begins)
         if self.name == "run_opened":
             self.bus.mark_open(emitter)
 
     def end(self, emitter: Emitter) -> None:
         """Drop answers that have served; note that a run is closed."""
-        emitter.pending.expire(self.ends)
+        emitter.pending.end(self.ends)
         if self.name == "run_closed":
             self.bus.mark_closed(emitter)
 
@@ -162,6 +162,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
 
     def _look_at(self, shape: tuple[str, ...]) -> bool:
         if self.declaration is None:
+            self._refuse_reserved(shape)
             return False
         declared = self.declaration.fields
         for name in shape:
@@ -175,9 +176,13 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
                 )
         return any(name in CONTEXT for name in shape)
 
+    def _refuse_reserved(self, shape: tuple[str, ...]) -> None:
+        for name in shape:
+            if name in RESERVED:
+                message = f"signal {self.name!r}: {name!r} is given by the bus, not by the loop"
+                raise FieldError(message, signal=self.name, field=name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_signal
 
         return inert_signal, (self.name,)
-
-

@@ -63,7 +63,9 @@ class Failures:
         if subscription.failures_in_a_row >= IN_A_ROW and not subscription.switched_off:
             subscription.switched_off = True
             subscription.changed()
-            log.warning("handler %r failed %d times in a row: switched off", planned.label, IN_A_ROW)
+            log.warning(
+                "handler %r failed %d times in a row: switched off", planned.label, IN_A_ROW
+            )
         error.__traceback__ = None  # its frames would keep the batch alive
 
     def _log_first(self, label: str, error: Exception, event: Event) -> None:

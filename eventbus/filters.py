@@ -50,6 +50,9 @@ class Filter:
         """Make the test for one subscription on one signal; state lives there, never here."""
         raise NotImplementedError
 
+    def __bool__(self) -> bool:
+        raise TypeError("combine filters with &, | and ~, not with and, or, not")
+
     def __and__(self, other: Any) -> Filter:
         return Both(self, as_filter(other))
 
@@ -268,7 +271,7 @@ def as_filter(when: Any) -> Filter:
     if callable(when):
         return Predicate(when)
     raise HandlerError(
-        f"a filter is every(10) and its like, or a callable that names fields; got {when!r}"
+        f"when= takes a filter, every(10) and its like, or a callable that names fields; got {when!r}"
     )
 
 

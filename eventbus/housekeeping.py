@@ -15,6 +15,7 @@ from eventbus.subscription import Options
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
+    from eventbus.event import Event
     from eventbus.subscription import Receiver
 
 __all__ = ["Housekeeping"]
@@ -33,6 +34,7 @@ class Housekeeping:
     def __init__(self, bus: EventBus) -> None:
         self.bus = bus
         self.restored = RestoredState()
+        self.counts: dict[str, int] = {}
         for handler, signal in (
             (self.give_counts, "state_requested"),
             (self.keep, "state_restored"),
@@ -54,18 +56,21 @@ class Housekeeping:
                 f"state_restored carries a RestoredState: RestoredState(parts); got {type(state)}"
             )
         self.restored = state
+        self.counts = dict(state.take(COUNTS, {}))
         self.take_counts()
 
     def take_counts(self) -> None:
-        """Put restored counts into the filters that read them."""
-        counts = self.restored.take(COUNTS, {})
-        for key, receiver in self._counting().items():
-            if key in counts:
-                receiver.emissions = counts[key]
+        """Put restored counts into the filters that read them; the rest waits for later ones."""
+        if self.counts:
+            for key, receiver in self._counting().items():
+                if key in self.counts:
+                    receiver.emissions = self.counts.pop(key)
 
-    def close(self) -> None:
-        """Report what failed, and the state that nobody took."""
+    def close(self, event: Event) -> None:
+        """Report what failed; once the outermost run closes, the state that nobody took."""
         self.bus.failures.sum_up()
+        if event.emitter.inner:
+            return
         untaken = self.restored.untaken
         self.restored = RestoredState()
         if untaken:

@@ -89,8 +89,9 @@ def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
             if inspect.isfunction(value) and value.__module__ == thing.__name__:
                 yield from _marks_of(name, value)
     else:
-        for name in _attribute_names(thing):
-            yield from _marks_of(name, getattr(thing, name))
+        for name, marks in _marked_attributes(thing).items():
+            handler = getattr(thing, name)
+            yield from ((name, handler, mark) for mark in marks)
 
 
 def _marks_of(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
@@ -98,12 +99,16 @@ def _marks_of(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], 
         yield name, value, mark
 
 
-def _attribute_names(thing: Any) -> Iterator[str]:
-    # Only what carries marks is touched: a property must not run because something is attached.
-    named: dict[str, Any] = {}
-    for cls in reversed(type(thing).__mro__):
-        named.update(vars(cls))
-    named.update(getattr(thing, "__dict__", {}))
-    for name, value in named.items():
-        if isinstance(getattr(value, _ATTRIBUTE, None), tuple):
-            yield name
+def _marked_attributes(thing: Any) -> dict[str, tuple[Mark, ...]]:
+    # Read without touching the attributes: no property runs because something is attached. A
+    # method that is overridden without a mark keeps the inherited one; else it would silently
+    # never be called.
+    marked: dict[str, tuple[Mark, ...]] = {}
+    spaces = [*map(vars, reversed(type(thing).__mro__)), getattr(thing, "__dict__", {})]
+    for space in spaces:
+        for name, value in space.items():
+            # a static method wraps the function that is marked
+            marks = getattr(getattr(value, "__func__", value), _ATTRIBUTE, None)
+            if isinstance(marks, tuple):
+                marked[name] = marks
+    return marked

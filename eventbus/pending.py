@@ -39,12 +39,21 @@ class Pending:
         """Make an answer pending."""
         self._set((*self._answers.pending, answer))
 
-    def expire(self, kinds: tuple[type[Answer], ...]) -> None:
-        """Drop those of these kinds; what stands for all runs stays."""
+    def begin(self, kinds: tuple[type[Answer], ...]) -> None:
+        """A span begins: drop what is left from the one before; what came meanwhile is for it."""
         if self._answers.pending:
-            standing = self._inbox.standing()
-            kept = (a for a in self._answers.pending if not isinstance(a, kinds) or a in standing)
-            self._set(tuple(kept))
+            self._set(tuple(a for a in self._answers.pending if self._stays(a, kinds)))
+
+    def end(self, kinds: tuple[type[Answer], ...]) -> None:
+        """A span has ended: drop what was meant for it."""
+        if self._read != len(self._inbox):
+            self._merge()
+        self.begin(kinds)
+
+    def _stays(self, answer: Request, kinds: tuple[type[Answer], ...]) -> bool:
+        if not isinstance(answer, kinds):
+            return True
+        return isinstance(answer, Stop) and answer in self._inbox.standing()
 
     def _merge(self) -> None:
         new = self._inbox.since(self._read)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from blinker._utilities import make_id
+
 from eventbus.errors import HandlerError
 from eventbus.subscription import Receiver
-from eventbus.wire import Entry, make_id
+from eventbus.wire import Entry
 
 if TYPE_CHECKING:
     from eventbus.emitter import Emitter
@@ -23,7 +25,7 @@ class PlannedCall:
     Attributes
     ----------
     take : callable
-        Takes the event; returns what the handler returned, None if it was not due.
+        Takes the event; returns what the handler returned, `NOT_DUE` if it was not due.
     count : callable or None
         Counts the emission, where a filter reads the count.
     receiver : Receiver or None
@@ -37,14 +39,17 @@ class PlannedCall:
         subscription = receiver.subscription
         timed = subscription.bus.timing
         self.receiver: Receiver | None = receiver
-        self.take: Callable[[Event], Any] = (
-            receiver.take if timed is None else timed.wrap(receiver)
-        )
+        self.take: Callable[[Event], Any] = receiver.take if timed is None else timed.wrap(receiver)
         self.count = receiver.count if receiver.emissions is not None else None
         self.isolated = subscription.isolated
         self.may_replace = not self.isolated
         self.by = subscription.name
         self.label = subscription.label
+
+    def succeeded(self) -> None:
+        """Note that an isolated handler did its work: a row of failures ends."""
+        assert self.receiver is not None, "plain receivers are not isolated"
+        self.receiver.subscription.failures_in_a_row = 0
 
 
 class PlainCall(PlannedCall):
@@ -95,7 +100,9 @@ def _reaches(signal: EventSignal[Any], entry: Entry, emitter: Emitter) -> bool:
         subscription = receiver.subscription
         if subscription.switched_off:
             return False
-        return not emitter.inner or subscription.options.everywhere or subscription.sender is not None
+        return (
+            not emitter.inner or subscription.options.everywhere or subscription.sender is not None
+        )
     if not emitter.inner:
         return True
     strong = receiver() if entry.is_weak else receiver

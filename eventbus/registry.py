@@ -52,7 +52,7 @@ class Registry:
             with self._lock:
                 found = self._signals.get(name) or self._new(name, named)
         if isinstance(named, Declaration) and found.declaration is not named:
-            self.declare(named)
+            self.declare(named)  # a bare name so far, or the same cell run again
         return found
 
     def _new(self, name: Any, named: Any) -> EventSignal[Any]:
@@ -76,7 +76,8 @@ class Registry:
         """Put a declaration on the bus; who subscribed to the bare name is held against it."""
         with self._lock:
             known = self._signals.get(declaration.name)
-            if declaration.name in STANDARD or (known and known.declaration is not None):
+            old = known.declaration if known is not None else None
+            if declaration.name in STANDARD or (old and not declaration.redefines(old)):
                 message = f"signal {declaration.name!r} is declared already, in another way"
                 raise SignalError(message, signal=declaration.name)
             if known is None:
@@ -109,6 +110,8 @@ class Registry:
             for receiver in [Receiver(subscription, each) for each in dict.fromkeys(covered)]:
                 receiver.plug()
             self._subscriptions[subscription] = None
+        if any(receiver.emissions is not None for receiver in subscription.receivers.values()):
+            self.bus.take_counts()
         return subscription
 
     def _covered(self, name: str) -> list[EventSignal[Any]]:

@@ -80,6 +80,11 @@ class StatePart:
         if self.key in state:
             self.thing.load_state_dict(state.take(self.key))
 
+    def take_late(self, state: RestoredState) -> None:
+        """Take it when attached after the state was restored, unless another has taken it."""
+        if self.key in state.untaken:
+            self.take(state)
+
 
 def has_state(thing: Any) -> TypeGuard[HasState]:
     """Tell whether a thing can give and take its state."""

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
 
-__all__ = ["OnError", "Options", "Receiver", "Subscription"]
+NOT_DUE: Any = object()
+"""What a receiver returns in place of a result where its handler was not called."""
+
+__all__ = ["NOT_DUE", "OnError", "Options", "Receiver", "Subscription"]
 
 OnError = Literal["raise", "isolate"]
 
@@ -60,9 +63,7 @@ class Options:
         if background:
             raise ValueError("background handlers are not part of this release: leave it out")
         when = None if when is None else as_filter(when)
-        return cls(
-            when, int(priority), check_label(sender), on_error, once=once, label=label
-        )
+        return cls(when, int(priority), check_label(sender), on_error, once=once, label=label)
 
 
 class Subscription:
@@ -252,13 +253,13 @@ class Receiver:
     # -- what a plan asks
 
     def take(self, event: Event) -> Any:
-        """Call the handler, if it is due."""
+        """Call the handler, if it is due; else return `NOT_DUE`."""
         if self.due is not None and not self.due(event):
-            return None
+            return NOT_DUE
         subscription = self.subscription
         if subscription.options.once:
             if not subscription.claim():
-                return None
+                return NOT_DUE
             subscription.detach()
         self.calls += 1
         for tell in self._tell:
@@ -273,7 +274,8 @@ class Receiver:
     def __call__(self, sender: Any, **fields: Any) -> Any:
         """Take part in blinker's `send`: filters hold, answers are only returned."""
         self.count()
-        return self.take(self.signal.plain_event(sender, fields))
+        result = self.take(self.signal.plain_event(sender, fields))
+        return None if result is NOT_DUE else result
 
     def __repr__(self) -> str:
         return f"<receiver of {self.subscription.label!r}>"

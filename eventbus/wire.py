@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, TypeVar
 
-
 from blinker import ANY, NamedSignal, Signal
-from blinker.base import ANY_ID, make_id, make_ref
+from blinker._utilities import make_id, make_ref
+from blinker.base import ANY_ID
 
 __all__ = ["OrderedNamedSignal", "OrderedSignal"]
 
@@ -66,9 +66,7 @@ class OrderedSignal(Signal):
 
     # -- changes: each takes the lock, and drops what was built from the old state
 
-    def connect(
-        self, receiver: F, sender: Any = ANY, weak: bool = True, *, priority: int = 0
-    ) -> F:
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True, *, priority: int = 0) -> F:
         """Connect `receiver`, as blinker does; a higher `priority` runs first.
 
         A receiver that was connected strongly stays so. The sender 0 (and False) is refused:
@@ -87,9 +85,7 @@ class OrderedSignal(Signal):
     def _enter(self, receiver: Any, receiver_id: Any, sender: Any, weak: bool) -> None:
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         self.receivers[receiver_id] = (
-            make_ref(receiver, self._make_cleanup_receiver(receiver_id))
-            if weak
-            else receiver
+            make_ref(receiver, self._make_cleanup_receiver(receiver_id)) if weak else receiver
         )
         self._by_sender[sender_id].add(receiver_id)
         self._by_receiver[receiver_id].add(sender_id)
@@ -119,6 +115,11 @@ class OrderedSignal(Signal):
         except TypeError:
             self.disconnect(receiver, sender)
             raise
+
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
+        """Disconnect, as blinker does: from all senders, or from this one alone."""
+        _refuse_any_id(sender)
+        super().disconnect(receiver, sender)
 
     def _disconnect(self, receiver_id: Any, sender_id: Any) -> None:
         # The single funnel of blinker's removals.
@@ -363,4 +364,6 @@ def _entry(held: Any) -> Entry | None:
 
 def _refuse_any_id(sender: Any) -> None:
     if sender is not ANY and make_id(sender) == ANY_ID:
-        raise ValueError(f"a sender cannot be {sender!r}: blinker takes it for any sender; use a label")
+        raise ValueError(
+            f"a sender cannot be {sender!r}: blinker takes it for any sender; use a label"
+        )
