@@ -1,7 +1,7 @@
 """What a bus becomes in another process: one that can be used, and calls nobody.
 
-A DataLoader worker gets a copy of whatever its dataset holds. A bus in there must neither hang (on a
-lock that was held when the process forked) nor call handlers a second time.
+A DataLoader worker gets a copy of whatever its dataset holds. A bus in there must neither hang (on
+a lock that was held when the process forked) nor call handlers a second time.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Options:
 
 
 class Subscription:
-    """A handle on one handler's place on a bus. Made by the bus; ended by `detach` or a `with` block.
+    """A handle on one handler's place on a bus; ended by `detach` or a `with` block.
 
     Attributes
     ----------

@@ -260,7 +260,7 @@ class OrderedSignal(Signal):
         | None = None,
         **kwargs: Any,
     ) -> list[tuple[Callable[..., Any], Any]]:
-        """Call each receiver with `(sender, **kwargs)`; the first exception aborts, as in blinker."""
+        """Call each receiver with `(sender, **kwargs)`; the first exception aborts."""
         results = []
         for receiver, is_async in self._live(sender):
             if is_async:
