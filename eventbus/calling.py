@@ -176,9 +176,10 @@ def _field_getter(want: Want, wants: Wants) -> Getter:
     def get(event: Event) -> Any:
         value = event._fields.get(want.name, want.default)
         if value is REQUIRED:
+            sent = ", ".join(event._fields) or "nothing"
             raise FieldError(
                 f"{wants.label} asks for {want.name!r}, which {event.sender or 'the loop'!r} did "
-                f"not send with signal {event.name!r} (sent: {', '.join(event._fields) or 'nothing'})",
+                f"not send with signal {event.name!r} (sent: {sent})",
                 handler=wants.label,
                 signal=event.name,
                 field=want.name,

@@ -1,4 +1,4 @@
-"""How a signal is declared: by a stub whose signature is the fields and whose docstring says when."""
+"""How a signal is declared: by a stub whose signature is the fields."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Field:
     >>> from typing import Annotated
     >>> from eventbus import EventBus, Field
     >>> bus = EventBus()
+    >>> Heat = Annotated[float, Field("of the softmax", unit="1")]
     >>> @bus.declare
-    ... def sample_drawn(*, temperature: Annotated[float, Field("of the softmax", unit="1")]) -> None:
-    ...     '''A sample was drawn from the model.'''
+    ... def sample_drawn(*, temperature: Heat) -> None: '''A sample was drawn from the model.'''
     >>> list(sample_drawn.fields)
     ['temperature']
     """

@@ -8,7 +8,7 @@ The tree::
     ├── HandlerError     a callable that cannot be a handler, or answered with nonsense
     └── AttachError      attached twice, nothing to attach, two states under one name
 
-A wrong argument (`every(0)`, a sender that is not a label) is an ordinary `ValueError` or `TypeError`.
+A wrong argument (`every(0)`, a sender that is no label) is an ordinary `ValueError` or `TypeError`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Event:
         return value
 
     def where(self) -> str:
-        """Word the place for messages: `signal 'batch_finished', epoch 1, step 3, sender 'train'`."""
+        """Word the place for messages: `signal 'batch_finished', epoch 1, sender 'train'`."""
         parts = [f"signal {self.name!r}"]
         parts += [f"{key} {self._fields[key]}" for key in ("epoch", "step") if key in self._fields]
         if self.sender is not None:

@@ -271,7 +271,7 @@ def as_filter(when: Any) -> Filter:
     if callable(when):
         return Predicate(when)
     raise HandlerError(
-        f"when= takes a filter, every(10) and its like, or a callable that names fields; got {when!r}"
+        f"when= takes a filter such as every(10), or a callable that names fields; got {when!r}"
     )
 
 
