@@ -153,7 +153,7 @@ class NaiveBus:
     def bind(self, sender: str, parent: NaiveEmitter | None = None) -> NaiveEmitter:
         return NaiveEmitter(self, sender, parent)
 
-    def emit(self, signal: str, **fields: Any) -> list[Any]:
+    def emit(self, signal: str, /, **fields: Any) -> list[Any]:
         """Emit from within a handler: by the emitter whose emission is under way."""
         return self.under_way[-1].emitter.emit(signal, **fields)
 
@@ -204,12 +204,12 @@ class NaiveEmitter:
         stops = self.parent.answers if self.parent is not None else []
         return self.own + [each for each in stops if isinstance(each, Stop)]
 
-    def emit(self, signal: str, **fields: Any) -> list[Any]:
+    def emit(self, signal: str, /, **fields: Any) -> list[Any]:
         """Return what is pending after the handlers and before anything is dropped."""
         pending, _ = self._run(signal, fields)
         return pending
 
-    def transform(self, signal: str, value: Any, **fields: Any) -> Any:
+    def transform(self, signal: str, value: Any, /, **fields: Any) -> Any:
         _, fields = self._run(signal, {VALUES[signal]: value, **fields})
         return fields[VALUES[signal]]
 
@@ -259,8 +259,8 @@ class NaiveEmitter:
             each.spent = True
             self.bus.subscriptions = [s for s in self.bus.subscriptions if s is not each]
         result = each.call(event)
-        each.failures_in_a_row = 0
         self._accept(result, each, event)
+        each.failures_in_a_row = 0
 
     def _accept(self, result: Any, each: NaiveSubscription, event: Event) -> None:
         answers = result if isinstance(result, list) else [result]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -241,6 +242,11 @@ class BusMachine(RuleBasedStateMachine):
         super().__init__()
         self.sides = (Side(EventBus(), eventbus), Side(naive_bus.NaiveBus(), naive_bus))
         self.muting = ExitStack()
+        logging.disable(logging.CRITICAL)
+
+    def teardown(self) -> None:
+        self.muting.close()
+        logging.disable(logging.NOTSET)
 
     def on_both(self, action: Callable[[Side], Any]) -> None:
         for side in self.sides:
