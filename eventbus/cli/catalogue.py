@@ -10,7 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -60,6 +60,7 @@ def handler_facts(handler: type) -> HandlerFacts:
     chosen = list(_init_nodes(handler))
     named = {name for mark in marks for name in mark.signals}
     constants = {node.value for node in chosen if isinstance(node, ast.Constant)}
+    constants |= set(_default_names(handler))
     named |= {name for name in STANDARD if name in constants}
     bands = [_band(mark.priority or 0) for mark in marks]
     bands += [node.attr for node in chosen if isinstance(node, ast.Attribute)]
@@ -90,6 +91,13 @@ def _init_nodes(handler: type) -> Iterator[ast.AST]:
         init = vars(cls).get("__init__")
         if inspect.isfunction(init):
             yield from ast.walk(_parsed(init))
+
+
+def _default_names(handler: type) -> Iterator[str]:
+    for parameter in inspect.signature(handler).parameters.values():
+        default = parameter.default
+        if isinstance(default, Iterable):  # one name, several, or a mapping of names to filters
+            yield from (name for name in default if isinstance(name, str))
 
 
 def _parsed(function: object) -> ast.AST:

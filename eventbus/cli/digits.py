@@ -58,9 +58,9 @@ def _scans() -> tuple[Tensor, Tensor]:
             raise
         need = "the demo needs scikit-learn: pip install 'training-eventbus[demo]'"
         raise CommandError(need) from error
-    scans = datasets.load_digits()
-    images = torch.tensor(scans.images, dtype=torch.float32).unsqueeze(1) / _GREY_LEVELS
-    return images, torch.tensor(scans.target)
+    pixels, targets = datasets.load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / _GREY_LEVELS
+    return images, torch.tensor(targets)
 
 
 def digit_reader() -> nn.Module:
