@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eventbus import handlers
+from eventbus import Priority, handlers, handles
 from eventbus.cli import main
-from eventbus.cli.catalogue import HandlerFacts, shipped_handlers
+from eventbus.cli.catalogue import HandlerFacts, handler_facts, shipped_handlers
 from eventbus.cli.pages import PAGES
 from eventbus.signals import STANDARD
 
@@ -67,6 +67,36 @@ def test_a_handler_is_listed_with_signals_band_and_purpose(facts: HandlerFacts) 
     assert facts.signals
     assert facts.bands
     assert facts.line.endswith(".")
+
+
+class Watching:
+    """Watches. More about it."""
+
+    def __init__(self, on: tuple[str, ...] = ("epoch_finished",), name: str = "step") -> None:
+        self.watch = handles(*on, "run_closed", priority=Priority.DECIDE)(self.look)
+
+    def look(self) -> None: ...
+
+    @handles("validation_*", priority=Priority.REPORT + 1)
+    def validate(self) -> None: ...
+
+
+class WatchingMore(Watching):
+    """Watches more."""
+
+    @handles("run_opened", "sample_drawn", priority=Priority.REPORT)
+    def open(self) -> None: ...
+
+
+def test_signals_are_found_in_marks_and_in_what_is_chosen_when_a_handler_is_made() -> None:
+    found = ("validation_*", "epoch_finished", "run_closed")
+    assert handler_facts(Watching).signals == found
+    assert handler_facts(WatchingMore).signals == ("run_opened", *found, "sample_drawn")
+
+
+def test_the_commonest_band_is_named_first() -> None:
+    assert set(handler_facts(Watching).bands) == {"REPORT", "DECIDE"}
+    assert handler_facts(WatchingMore).bands == ("REPORT", "DECIDE")
 
 
 def test_the_pages_are_written_where_they_are_asked_for(
