@@ -206,13 +206,13 @@ class EventBus:
         hello digits
         >>> handle.detach()
         """
-        overrides = dict(
-            when=when,
-            priority=priority,
-            sender=sender,
-            on_error=on_error,
-            background=background,
-        )
+        overrides = {
+            "when": when,
+            "priority": priority,
+            "sender": sender,
+            "on_error": on_error,
+            "background": background,
+        }
         self._replace(thing)
         return self.registry.attach(thing, name, overrides)
 

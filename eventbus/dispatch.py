@@ -140,7 +140,7 @@ def _call_each(plan: Plan, event: Event, given: Given) -> list[Exception]:
                 _accept(result, planned, event, given)
             if planned.isolated:
                 planned.succeeded()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is dealt with
             failed += _failed(error, planned, event)
     return failed
 
@@ -150,7 +150,7 @@ def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Except
         return [blame(error, planned.label, event)]
     try:
         event.emitter.bus.failures.isolate(planned, error, event)
-    except Exception as second:  # a listener to `handler_failed` that raises
+    except Exception as second:  # noqa: BLE001 - a listener to `handler_failed` that raises
         return [second]
     return []
 
@@ -217,7 +217,7 @@ def _told(given: Given, event: Event) -> list[Exception]:
         return []
     try:
         _tell_stops([answer for _, answer in given if isinstance(answer, Stop)], event.emitter)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised with the others
         return [error]
     return []
 

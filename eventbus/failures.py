@@ -95,6 +95,6 @@ def describe_error(error: Any) -> str:
     """Return `Type: text`, also where the exception's own `__str__` raises or says nothing."""
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise anything
         text = "<its __str__ raises>"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["inert_bus", "inert_emitter", "inert_handle", "inert_signal", "silence_in_children"]
 
 _buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
-_watching = False
+_hooks: list[Any] = []
 
 
 def inert_bus() -> EventBus:
@@ -50,10 +50,9 @@ def inert_handle(name: str) -> Attachment:
 
 def silence_in_children(bus: EventBus) -> None:
     """Have the copy of `bus` in a forked child call nobody."""
-    global _watching
     _buses.add(bus)
-    if not _watching and hasattr(os, "register_at_fork"):
-        _watching = True  # a hook cannot be taken back, so one serves all buses
+    if not _hooks and hasattr(os, "register_at_fork"):
+        _hooks.append(_silence_all)  # a hook cannot be taken back, so one serves all buses
         os.register_at_fork(after_in_child=_silence_all)
 
 
