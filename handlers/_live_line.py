@@ -38,6 +38,11 @@ class LiveLine:
         """Whether it is shown."""
         return self._live is not None
 
+    @property
+    def width(self) -> int:
+        """Cells across the terminal; 0 while it is not shown."""
+        return self._live.console.width if self._live is not None else 0
+
     def open(self) -> bool:
         """Show it where there is a terminal; tell whether there is."""
         from rich.console import Console
@@ -78,7 +83,9 @@ class LiveLine:
         for handler, stream in self._moved:
             handler.setStream(stream)
         self._moved = []
-        with suppress(OSError, ValueError):  # it gives the streams back, but has nowhere to draw
+        # It gives the streams back first. Then it may have nowhere to draw, or, where the terminal
+        # went away while rich was starting, no hook to take off.
+        with suppress(OSError, ValueError, IndexError):
             live.stop()
         assert self._console is not None
         del self._console.__dict__["on_broken_pipe"]

@@ -21,9 +21,9 @@ _NOT_FOR_CSV = frozenset({"complete", "batch_size", "batch_index", "duration_s",
 class CSVLog(RunLog):
     """Appends a row for each epoch: epoch, step, and a column for each metric.
 
-    Rows are complete, whatever kills the process: each goes out in one write, and one that finds no
-    room is taken back. (A kill in the very middle of a write, or a power cut, can tear the last row:
-    `read` leaves it out and a resume repairs it.)
+    Rows are complete, whatever kills the process: each goes out in one write, and one that finds
+    no room is taken back. (A kill in the very middle of a write, or a power cut, can tear the last
+    row: `read` leaves it out and a resume repairs it.)
 
     A metric that is seen for the first time adds a column, and the file is rewritten with the wider
     header in one step; a row that has not a metric leaves its cell empty. NaN and infinities are

@@ -44,14 +44,14 @@ class JSONLLog(RunLog):
     written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, and `read` makes them numbers
     again.
 
-    Lines are complete, whatever kills the process: each goes out in one write, and one that finds no
-    room is taken back. (A kill in the very middle of a write, or a power cut, can tear the last line:
-    `read` leaves it out and a resume repairs it.)
+    Lines are complete, whatever kills the process: each goes out in one write, and one that finds
+    no room is taken back. (A kill in the very middle of a write, or a power cut, can tear the last
+    line: `read` leaves it out and a resume repairs it.)
 
     A resumed run goes on where its checkpoint was saved: later lines are dropped. A new run begins
     a new file; one that is there already is kept as `name.1.jsonl`, `name.2.jsonl` and so on, the
-    latest with the highest number. Lines from before `run_started` are held until then, as only that
-    tells whether the run resumes.
+    latest with the highest number. Lines from before `run_started` are held until then, as only
+    that tells whether the run resumes.
 
     ==================  =====================================================================
     signals consumed    those of `on`; `run_opened`, `run_started`, `run_closed`

@@ -221,7 +221,8 @@ class ProgressBar:
         from rich.text import Text
 
         part = self._part()
-        bar = Bar(1.0, part or 0.0, width=_BAR_CELLS, pulse=part is None, animation_time=0.0)
+        width = min(_BAR_CELLS, max(5, self._line.width // 4))
+        bar = Bar(1.0, part or 0.0, width=width, pulse=part is None, animation_time=0.0)
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)

@@ -48,9 +48,7 @@ def test_an_absent_metric_is_nan_so_that_rows_stay_together(
 
 
 @given(
-    rows=st.lists(
-        st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False), max_size=4)
-    )
+    rows=st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False), max_size=4))
 )
 def test_rows_stay_together_whatever_comes_and_goes(rows: list[dict[str, float]]) -> None:
     bus, history = EventBus(strict=True), History()
@@ -148,13 +146,18 @@ def hide(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [Hidden, *found])
 
 
+def across(axes: Any) -> list[int]:
+    """Where the points of the first curve are."""
+    return list(axes.lines[0].get_xdata())
+
+
 def test_the_figure_shows_each_metric_over_the_epochs(bus: EventBus, history: History) -> None:
     pytest.importorskip("matplotlib")
     finish_epochs(start(bus), 1, 3, val_loss=0.5, accuracy=math.nan)
     loss, accuracy = history.plot().axes
     assert [line.get_label() for line in loss.lines] == ["loss", "val_loss"]
-    assert list(loss.lines[0].get_xdata()) == [1, 2, 3]
-    assert list(accuracy.lines[0].get_xdata()) == []
+    assert across(loss) == [1, 2, 3]
+    assert across(accuracy) == []
     assert loss.get_xlabel() == "epoch"
 
 
@@ -166,7 +169,7 @@ def test_the_figure_is_over_steps_where_rows_share_an_epoch(bus: EventBus) -> No
     for step in (1, 2):
         loop.emit("batch_finished", epoch=1, step=step, metrics={"loss": 0.5})
     (axes,) = history.plot().axes
-    assert list(axes.lines[0].get_xdata()) == [1, 2]
+    assert across(axes) == [1, 2]
     assert axes.get_xlabel() == "step"
 
 

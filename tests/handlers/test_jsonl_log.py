@@ -218,9 +218,7 @@ def test_a_torn_last_line_is_not_read(bus: EventBus, path: Path, tail: bytes) ->
 
 
 @pytest.mark.parametrize("broken", ["not JSON", "[1]"])
-def test_a_broken_line_before_the_last_is_an_error_that_says_where(
-    path: Path, broken: str
-) -> None:
+def test_a_broken_line_before_the_last_is_an_error_that_says_where(path: Path, broken: str) -> None:
     path.write_text(f'{{"a": 1}}\n{broken}\n{{"a": 2}}\n')
     with pytest.raises(ValueError, match="line 2"):
         JSONLLog.read(path)
