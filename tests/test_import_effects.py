@@ -145,7 +145,7 @@ def test_importing_handlers_and_loops_installs_nothing(package: str) -> None:
     ("statement", "hook"),
     [
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "signals"),
-        ("threading.Thread(target=input, daemon=True).start()", "threads"),
+        ("threading.Thread(target=threading.Event().wait, daemon=True).start()", "threads"),
         ("atexit.register(print)", "exit"),
         ("exec('os.register_at_fork(before=print)', {'os': os, '__name__': 'eventbus.x'})", "fork"),
     ],
