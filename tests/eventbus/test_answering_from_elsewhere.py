@@ -160,6 +160,19 @@ def test_an_inner_run_reaches_only_subscriptions_to_its_sender(bus: EventBus) ->
     assert seen == [("inner", "inner"), ("any", "train")]
 
 
+def test_a_stop_from_elsewhere_is_told_to_the_outer_run_too(bus: EventBus) -> None:
+    told: list[str] = []
+    bus.on("stop_requested")(lambda reason: told.append(reason))
+    outer = bus.bind(sender="train")
+    outer.emit("run_opened")
+    inner = bus.bind(sender="inner", parent=outer)
+    inner.emit("run_opened")
+    bus.answer(Stop("SIGTERM"))
+    assert inner.emit("batch_finished", epoch=1, step=1).stop is not None
+    outer.emit("batch_finished", epoch=1, step=1)
+    assert told == ["SIGTERM"]
+
+
 def test_an_outer_stop_stops_the_inner_run_not_the_reverse(bus: EventBus) -> None:
     outer = bus.bind(sender="train")
     inner = bus.bind(sender="inner", parent=outer)

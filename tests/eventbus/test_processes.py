@@ -56,7 +56,7 @@ def main(method, path):
         bus.signal("sample_drawn")._lock.acquire()
         bus._lock.acquire() if hasattr(bus, "_lock") else None
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=2, num_workers=2, multiprocessing_context=method, timeout=60
+        dataset, batch_size=2, num_workers=1, multiprocessing_context=method, timeout=60
     )
     print(sum(int(batch.sum()) for batch in loader))
 
@@ -80,7 +80,9 @@ def run_script(script: str, tmp_path: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
+)
 def test_a_dataset_with_a_bus_works_in_workers_and_emits_nothing_there(
     tmp_path: Path, method: str
 ) -> None:

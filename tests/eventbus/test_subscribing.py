@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_detach_of_one_bound_method_leaves_its_sibling(bus: EventBus, loop: Emit
     bus.detach(pair.left)
     loop.emit("run_started")
     assert pair.calls == ["right"]
+
+
+def test_detach_of_one_handler_leaves_another_that_is_equal(bus: EventBus, loop: Emitter) -> None:
+    @dataclass
+    class Equal:
+        calls: list[str] = field(default_factory=list)
+
+        def __call__(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    one, other = Equal(), Equal()
+    bus.on("run_started")(one)
+    bus.on("run_started")(other)
+    bus.detach(one)
+    loop.emit("run_started")
+    assert (one.calls, other.calls) == ([], ["run_started"])
 
 
 def test_detach_of_something_never_subscribed_is_an_error(bus: EventBus) -> None:
