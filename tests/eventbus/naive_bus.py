@@ -19,7 +19,7 @@ CLOCKS = {"batch_finished": "step", "epoch_finished": "epoch"}
 """On other signals a filter counts the emissions since its subscription."""
 
 VALUES = {"batch_loaded": "batch"}
-CARRY_STEP = {"batch_finished", "epoch_finished", "batch_loaded", "handler_failed", "sample_drawn"}
+WITHOUT_STEP = {"run_closed"}
 CLOSING = "run_closed"
 IN_A_ROW = 3
 
@@ -29,6 +29,7 @@ DROPPED_BEFORE: dict[str, tuple[type, ...]] = {
 }
 DROPPED_AFTER: dict[str, tuple[type, ...]] = {
     "batch_finished": (SkipBatch,),
+    "batch_skipped": (SkipBatch,),
     "epoch_finished": (StopEpoch, SkipBatch),
     "run_closed": (Stop, StopEpoch, SkipBatch),
 }
@@ -230,7 +231,7 @@ class NaiveEmitter:
     def _filled_in(self, signal: str, fields: dict[str, Any]) -> dict[str, Any]:
         filled: dict[str, Any] = {}
         for outer in self.bus.under_way:
-            if outer.emitter is self and signal in CARRY_STEP:
+            if outer.emitter is self and signal not in WITHOUT_STEP:
                 filled |= {k: v for k, v in outer.fields.items() if k in ("epoch", "step")}
         return filled | fields
 
