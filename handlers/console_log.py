@@ -82,7 +82,7 @@ class ConsoleLog:
         self._throughput = Throughput(monotonic)
         self._per_second = "steps/s"
         self._learning_rates: Mapping[str, float] = {}
-        due = on_rank(0) & (every(50) if when is None else when)
+        due = (every(50) if when is None else when) & on_rank(0)
         mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
 
