@@ -37,7 +37,8 @@ class Run:
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
     * A `Stop` takes effect before a batch is loaded, before its body runs, after each validation
-      batch, and at the start and the end of an epoch.
+      batch, and at the start and the end of an epoch; a `StopEpoch` before a batch of its epoch
+      is loaded or its body runs. Without epochs a `StopEpoch` ends nothing.
 
     Parameters
     ----------

@@ -44,7 +44,8 @@ class Guarded(Tensor):
             if cls.forbidden:
                 raise AssertionError(f"{name} waits for the device, and nobody asked for a value")
             cls.transfers.append(name)
-        return super().__torch_function__(func, types, args, kwargs or {})
+        below: Any = super().__torch_function__
+        return below(func, types, args, kwargs or {})
 
 
 def guarded(value: float) -> Guarded:

@@ -73,10 +73,8 @@ def test_a_step_of_several_micro_batches_has_their_weighted_means(
 
 def test_a_loader_without_a_length_is_read_ahead_only_to_find_its_end(bus: EventBus) -> None:
     loader = Unsized(range(4))
-    read = []
     with Run(bus) as run:
-        for batch in run.batches(loader, accumulate=2):
-            read.append((batch, len(loader.read)))
+        read = [(batch, len(loader.read)) for batch in run.batches(loader, accumulate=2)]
     assert read == [(0, 2), (1, 2), (2, 4), (3, 4)]
 
 
@@ -118,10 +116,8 @@ def test_a_micro_batch_skipped_within_a_group_is_replaced_by_the_next(
     bus: EventBus, transcript: Transcript
 ) -> None:
     answer_on(bus, "batch_loaded", SkipBatch("not this one"), batch_index=2)
-    seen = []
     with Run(bus) as run:
-        for batch in run.batches([1, 2, 3, 4], accumulate=2):
-            seen.append((batch, run.boundary))
+        seen = [(batch, run.boundary) for batch in run.batches([1, 2, 3, 4], accumulate=2)]
     assert seen == [(1, False), (3, True), (4, True)]
     assert transcript.names.count("batch_skipped") == 0
 
@@ -145,10 +141,8 @@ def test_loader_opened_may_replace_the_loader_once_per_epoch(
     bus: EventBus, transcript: Transcript
 ) -> None:
     bus.on("loader_opened")(lambda loader, epoch: loader[:epoch])
-    given = []
     with Run(bus) as run:
-        for _ in run.epochs(2):
-            given.append(list(run.batches([1, 2, 3])))
+        given = [list(run.batches([1, 2, 3])) for _ in run.epochs(2)]
     assert given == [[1], [1, 2]]
     assert [line for line in transcript.lines if line.startswith("loader")] == [
         "loader_opened 1.0",
@@ -158,7 +152,9 @@ def test_loader_opened_may_replace_the_loader_once_per_epoch(
 
 def test_samplers_are_told_the_epoch_counted_from_zero(bus: EventBus) -> None:
     data = TensorDataset(torch.arange(6))
-    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=True)
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        data, num_replicas=1, rank=0, shuffle=True
+    )
     seen = []
     with Run(bus) as run:
         for _ in run.epochs(2):
@@ -182,10 +178,12 @@ def test_samplers_behind_a_batch_sampler_are_told_the_epoch_once(bus: EventBus) 
             self.sampler = sampler
 
     class Loader(Unsized):
-        sampler = Sampler()
-        batch_sampler = BatchSampler(sampler)
+        def __init__(self) -> None:
+            super().__init__([1])
+            self.sampler = Sampler()
+            self.batch_sampler = BatchSampler(self.sampler)
 
-    loader = Loader([1])
+    loader = Loader()
     with Run(bus) as run:
         for _ in run.batches(loader):
             pass

@@ -36,7 +36,7 @@ SIGNALS = [
 ]
 
 
-class Planned(Exception):
+class PlannedError(Exception):
     """Raised by the script."""
 
 
@@ -83,7 +83,7 @@ class Cues:
         self.seen[event.name] = self.seen.get(event.name, 0) + 1
         what = self.left.pop((event.name, self.seen[event.name]), None)
         if what == "raise":
-            raise Planned(event.name)
+            raise PlannedError(event.name)
         if what == "ctrl-c":
             raise KeyboardInterrupt
         return ANSWERS[what]() if what else None
@@ -137,7 +137,7 @@ class Script:
     def act(self, run: Run) -> bool:
         action = self.body.pop(0) if self.body else "report"
         if action == "raise":
-            raise Planned("body")
+            raise PlannedError("body")
         if action == "ctrl-c":
             raise KeyboardInterrupt
         if action == "emit":
@@ -152,7 +152,7 @@ class Script:
         for place, _ in enumerate(self.loop(run.validate(self.plan["validation"]))):
             action = self.plan["validation"][place]
             if action == "raise":
-                raise Planned("validation")
+                raise PlannedError("validation")
             if action == "report":
                 run.report(loss=2.0)
             if action == "break":
@@ -167,7 +167,7 @@ def play(plan: dict[str, Any]) -> tuple[Transcript, Run, BaseException | None]:
     try:
         with run:
             Script(plan).run(run)
-    except (Planned, KeyboardInterrupt) as error:
+    except (PlannedError, KeyboardInterrupt) as error:
         return transcript, run, error
     return transcript, run, None
 
@@ -193,9 +193,7 @@ def test_every_span_is_closed_exactly_once_whatever_happens(plan: dict[str, Any]
 def follow(open_spans: dict[str, Any], name: str, fields: Any) -> None:
     """Keep the book of open spans; fail on one opened or closed twice."""
     kind, _, what = name.partition("_")
-    if name == "batch_loaded":
-        assert open_spans.setdefault("batch", fields["step"]) == fields["step"]
-    elif name == "batch_started":
+    if name in ("batch_loaded", "batch_started"):
         assert open_spans.setdefault("batch", fields["step"]) == fields["step"]
     elif name in ("batch_finished", "batch_skipped"):
         # A step without data may be skipped before it was announced, at its first safe point.

@@ -221,10 +221,10 @@ def test_an_inner_run_keeps_its_state_under_its_name(bus: EventBus) -> None:
         Saver(bus, "text_written"),
         Saver(bus, "run_finished", sender="search"),
     )
-    with Run(bus, model=nn.Linear(1, 1)) as outer:
-        with Run(bus, name="search", model=nn.Linear(1, 1)) as inner:
-            list(inner.steps(2))
-            outer.emit("text_written", tag="now", text="save")
+    model = nn.Linear(1, 1)
+    with Run(bus, model=model) as outer, Run(bus, name="search", model=model) as inner:
+        list(inner.steps(2))
+        outer.emit("text_written", tag="now", text="save")
     inner_keys = {"search.model", "search.random", "search.loop"}
     assert set(inner_saver.parts()) == inner_keys
     assert set(outer_saver.parts()) == inner_keys | {"model", "random", "loop"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from eventbus import EventBus, Stop, StopEpoch
@@ -126,12 +124,11 @@ def test_a_pending_stop_keeps_validations_from_beginning(
     bus: EventBus, transcript: Transcript
 ) -> None:
     answer_on(bus, "validation_done", Stop("enough"))
-    given = []
+    given: list[str] = []
     with Run(bus) as run:
         for _ in run.epochs(2):
             for name in ("val", "test"):
-                for _ in run.validate([1], name=name):
-                    given.append(name)
+                given.extend(name for _ in run.validate([1], name=name))
             with run.validation("elsewhere"):
                 run.report(loss=1.0)
     assert given == ["val"]
@@ -237,11 +234,10 @@ def test_results_reported_in_a_validation_block_are_its_metrics(
 def test_batches_in_a_validation_block_are_averaged_beside_its_results(
     bus: EventBus, transcript: Transcript
 ) -> None:
-    with Run(bus) as run:
-        with run.validation():
-            for batch in run.validate([1, 3]):
-                run.report(loss=float(batch))
-            run.report(accuracy=0.5)
+    with Run(bus) as run, run.validation():
+        for batch in run.validate([1, 3]):
+            run.report(loss=float(batch))
+        run.report(accuracy=0.5)
     assert validations(transcript) == [
         "validation_started 0.0",
         "validation_batch_finished 0.0",
@@ -256,10 +252,9 @@ def test_stop_in_a_validation_block_interrupts_it_if_it_cut_its_batches(
     bus: EventBus, transcript: Transcript
 ) -> None:
     answer_on(bus, "validation_batch_finished", Stop("enough"))
-    with Run(bus) as run:
-        with run.validation():
-            for _ in run.validate([1, 2]):
-                pass
+    with Run(bus) as run, run.validation():
+        for _ in run.validate([1, 2]):
+            pass
     assert validations(transcript)[-1] == "validation_interrupted 0.0 (enough)"
 
 
