@@ -97,7 +97,7 @@ def _run(signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any]) -> 
             extra = _split(fields) if has_context else None
             _call_all(plan, Event(signal, emitter, fields, extra, _now.event), given)
         answers = emitter.pending.answers
-        if emitter.bus.inbox.untold:
+        if emitter.bus.inbox.untold and not emitter.inner:  # told where all can hear it
             _tell_stops(emitter.bus.inbox.take_untold(), emitter)
     finally:
         if signal.ends:

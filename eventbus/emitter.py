@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
 
 from eventbus import dispatch
 from eventbus.answers import Answers
@@ -93,7 +93,11 @@ class Emitter:
         """Let handlers replace `value`; return what they made of it."""
         return dispatch.transform(self.bus.signal(signal), self, value, fields)
 
-    def signal(self, signal: Any) -> BoundSignal:
+    @overload
+    def signal(self, signal: Declaration[P]) -> BoundSignal[P]: ...
+    @overload
+    def signal(self, signal: str | EventSignal[Any]) -> BoundSignal[Any]: ...
+    def signal(self, signal: Any) -> BoundSignal[Any]:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples
@@ -127,7 +131,7 @@ class Emitter:
         return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
 
 
-class BoundSignal:
+class BoundSignal(Generic[P]):
     """One signal as one emitter emits it.
 
     Examples
@@ -138,12 +142,13 @@ class BoundSignal:
 
     __slots__ = ("emitter", "signal")
 
-    def __init__(self, emitter: Emitter, signal: EventSignal[Any]) -> None:
+    def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
         self.emitter = emitter
         self.signal = signal
 
-    def emit(self, **fields: Any) -> Answers:
+    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit it."""
+        assert not args, "fields are given by name"
         return dispatch.emit(self.signal, self.emitter, fields)
 
     def transform(self, value: Any, /, **fields: Any) -> Any:

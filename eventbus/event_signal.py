@@ -89,12 +89,13 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         before = self.declaration
         self.declaration = declaration
         try:
-            calls = {receiver: receiver.check() for receiver in self.own_receivers()}
+            fresh = {held: Receiver(held.subscription, self) for held in self.own_receivers()}
         except Exception:
             self.declaration = before
             raise
-        for receiver, call in calls.items():
-            receiver.call = call
+        for held, receiver in fresh.items():  # each keeps its place: the subscription's
+            self.disconnect(held)
+            receiver.plug()
         self._shapes = {}
         self.changed()
 

@@ -103,6 +103,10 @@ class NaiveSubscription:
     failures_in_a_row: int = 0
     switched_off: bool = False
 
+    @property
+    def may_replace(self) -> bool:
+        return self.on_error == "raise" and not self.plain
+
     def hears(self, signal: str, emitter: NaiveEmitter) -> bool:
         if signal not in self.signals or self.switched_off:
             return False
@@ -267,9 +271,8 @@ class NaiveEmitter:
         answers = result if isinstance(result, list) else [result]
         if isinstance(answers[0], Stop | StopEpoch | SkipBatch):
             self.own += answers
-        elif result is not None and not each.plain and each.on_error == "raise":
-            if event.name in VALUES:
-                event.fields[VALUES[event.name]] = result
+        elif result is not None and event.name in VALUES and each.may_replace:
+            event.fields[VALUES[event.name]] = result
 
     def _isolate(self, each: NaiveSubscription, error: Exception, event: Event) -> None:
         each.failures_in_a_row += 1

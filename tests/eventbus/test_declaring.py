@@ -146,7 +146,7 @@ def test_a_later_declaration_is_held_against_filters_too(bus: EventBus) -> None:
 def test_a_later_declaration_gives_filters_its_clock(bus: EventBus, loop: Emitter) -> None:
     steps = StepCollector()
     bus.on("sample_drawn", when=every(10))(steps)
-    bus.declare(sample_drawn)
+    bus.signal(sample_drawn)
     for step in (9, 10, 20):
         loop.emit("sample_drawn", step=step)
     assert steps.steps == [10, 20]
@@ -219,7 +219,7 @@ def test_clock_and_value_must_be_fields(keyword: str) -> None:
         """Drawn."""
 
     with pytest.raises(MISTAKE) as caught:
-        signal(**{keyword: "stpe"})(drawn)  # type: ignore[arg-type]  # one of the two keywords
+        signal(**{keyword: "stpe"})(drawn)
     assert_says(caught.value, keyword, "stpe", "step")
 
 

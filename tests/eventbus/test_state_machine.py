@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -262,7 +263,7 @@ class BusMachine(RuleBasedStateMachine):
 
     def on_both(self, action: Callable[[Side], Any]) -> None:
         for side in self.sides:
-            side.attempt(lambda side=side: action(side))
+            side.attempt(partial(action, side))
 
     @property
     def made(self) -> int:
@@ -327,20 +328,21 @@ class BusMachine(RuleBasedStateMachine):
             side.trace.clear()
 
 
-class TestBus(BusMachine.TestCase):
-    settings = settings(
-        max_examples=60,
-        stateful_step_count=25,
+def effort(examples: int, rules: int) -> settings:
+    """Return how much to try."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=rules,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
 
 
-@pytest.mark.slow
-class TestBusLong(BusMachine.TestCase):
-    settings = settings(
-        max_examples=1500,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+class LongBusMachine(BusMachine):
+    """The same, for longer."""
+
+
+TestBus = BusMachine.TestCase
+TestBus.settings = effort(examples=60, rules=25)
+TestBusLong = pytest.mark.slow(LongBusMachine.TestCase)
+TestBusLong.settings = effort(examples=1500, rules=50)

@@ -105,6 +105,21 @@ def test_once_is_called_once_though_it_emits_its_own_signal(bus: EventBus, loop:
     assert steps == [1]
 
 
+def test_once_is_called_once_though_an_inner_emission_comes_before_it(
+    bus: EventBus, loop: Emitter
+) -> None:
+    steps = StepCollector()
+
+    @bus.on("batch_finished", priority=1)
+    def emit_first(bus: EventBus, step: int) -> None:
+        if step == 1:
+            bus.emit("batch_finished", epoch=1, step=50)
+
+    bus.once("batch_finished")(steps)
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert steps.steps == [50]
+
+
 def test_once_is_used_up_by_a_call_that_raises(bus: EventBus, loop: Emitter) -> None:
     recorder = Recorder()
     bus.once("run_started")(recorder.failing("broken", ValueError("no")))
@@ -214,7 +229,9 @@ class AsyncCallable:
 
 
 @pytest.mark.parametrize(
-    "handler", [asynchronous, AsyncCallable(), partial(asynchronous)], ids=["def", "call", "partial"]
+    "handler",
+    [asynchronous, AsyncCallable(), partial(asynchronous)],
+    ids=["def", "call", "partial"],
 )
 def test_an_async_handler_is_refused_when_it_subscribes(bus: EventBus, handler: Any) -> None:
     with pytest.raises(MISTAKE) as caught:
