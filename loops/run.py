@@ -163,8 +163,8 @@ class Run:
     def interrupted(self) -> bool:
         """True once a `Stop` has cut work of this epoch short.
 
-        The epoch is not done then, and a resumed run begins it again: what is done once per epoch,
-        such as a scheduler's step, waits until then.
+        A resumed run begins this epoch again, so what is done once per epoch, such as a
+        scheduler's step, waits until then.
         """
         epoch = self._use().epoch
         return epoch is not None and epoch.was_cut
@@ -274,8 +274,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._span is None:
-            return
+        assert self._span is not None
         if error is None:
             self._span.finish()
         else:

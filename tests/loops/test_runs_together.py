@@ -84,9 +84,10 @@ def test_an_inner_run_reaches_only_those_who_asked_for_it(bus: EventBus) -> None
     heard = []
     bus.on("batch_finished")(lambda sender: heard.append(("all", sender)))
     bus.on("batch_finished", sender="inner")(lambda sender: heard.append(("inner", sender)))
+    inner = Run(bus, name="inner")
     with Run(bus) as outer:
         for _ in outer.batches([1]):
-            with Run(bus, name="inner") as inner:
+            with inner:
                 for _ in inner.batches([1]):
                     pass
     assert heard == [("inner", "inner"), ("all", "train")]
