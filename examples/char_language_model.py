@@ -32,7 +32,7 @@ def train(bus: EventBus, model: TinyGPT, options: argparse.Namespace) -> Run:
     training, held_out = texts()
     batches = crops(training, options.batch_size, DEVICE)
     fixed = torch.Generator().manual_seed(1)
-    validation = list(islice(crops(held_out, 64, DEVICE, fixed), 4))
+    validation = list(islice(crops(held_out, 32, DEVICE, fixed), 4))
     with Run(bus, model=model, optimizer=optimizer, state={"scaler": scaler}) as run:
         for step in run.steps(options.steps):
             mean_loss = torch.zeros((), device=DEVICE)
