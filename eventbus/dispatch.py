@@ -51,7 +51,7 @@ def here(bus: Any) -> Event | None:
     return event
 
 
-def emit(signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any]) -> Answers:
+def emit(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> Answers:
     """Run an emission; return all pending answers, with those of this emission in `given`."""
     if signal.value is not None and not emitter.bus.inert:
         raise SignalError(
@@ -63,7 +63,7 @@ def emit(signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any]) -> 
 
 
 def transform(
-    signal: EventSignal[Any], emitter: Emitter, value: Any, fields: dict[str, Any]
+    signal: EventSignal[...], emitter: Emitter, value: Any, fields: dict[str, Any]
 ) -> Any:
     """Run an emission whose value handlers may replace; return the value."""
     key = signal.value
@@ -86,7 +86,7 @@ def transform(
     return fields[key]
 
 
-def _run(signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any]) -> Answers:
+def _run(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> Answers:
     has_context = signal.has_context(fields)
     if signal.begins:
         signal.begin(emitter)

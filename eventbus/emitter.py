@@ -69,7 +69,7 @@ class Emitter:
         return str(self.context["run_id"])
 
     @overload
-    def emit(self, signal: str | EventSignal[Any], /, **fields: Any) -> Answers: ...
+    def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
     @overload
     def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
     def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
@@ -96,8 +96,8 @@ class Emitter:
     @overload
     def signal(self, signal: Declaration[P]) -> BoundSignal[P]: ...
     @overload
-    def signal(self, signal: str | EventSignal[Any]) -> BoundSignal[Any]: ...
-    def signal(self, signal: Any) -> BoundSignal[Any]:
+    def signal(self, signal: str | EventSignal[...]) -> BoundSignal[...]: ...
+    def signal(self, signal: Any) -> BoundSignal[...]:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples

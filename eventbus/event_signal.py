@@ -84,7 +84,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         assert not args, "fields are given by name"
         return self.bus.here().emit(self, **fields)
 
-    def declare(self, declaration: Declaration[Any]) -> None:
+    def declare(self, declaration: Declaration[P]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
         before = self.declaration
         self.declaration = declaration

@@ -36,7 +36,7 @@ def inert_emitter(sender: str | None) -> Emitter:
     return inert_bus().bind(sender=sender)
 
 
-def inert_signal(name: str) -> EventSignal[Any]:
+def inert_signal(name: str) -> EventSignal[...]:
     """Return what a signal unpickles to."""
     return inert_bus().signal(name)
 
