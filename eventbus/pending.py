@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.inbox import Inbox
 
@@ -24,25 +27,26 @@ class Pending:
         self._inbox = inbox
         self._outer = outer
         self._read = len(inbox)
-        self._set(inbox.standing())
+        self._given: list[Request] = list(inbox.standing())
+        self._reading = threading.Lock()
 
     @property
     def answers(self) -> Answers:
         """All that are pending now."""
         if self._read != len(self._inbox):
             self._merge()
-        if self._outer is None:
-            return self._answers
-        return self._with_stops(self._outer.answers)
+        own = Answers(tuple(self._given)) if self._given else Answers.NONE
+        return own if self._outer is None else _with_stops(own, self._outer.answers)
 
     def accept(self, answer: Request) -> None:
         """Make an answer pending."""
-        self._set((*self._answers.pending, answer))
+        self._given.append(answer)  # in one go: threads that answer at once lose none
 
     def begin(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span begins: drop what is left from the one before; what came meanwhile is for it."""
-        if self._answers.pending:
-            self._set(tuple(a for a in self._answers.pending if self._stays(a, kinds)))
+        for answer in [a for a in self._given if not self._stays(a, kinds)]:
+            with suppress(ValueError):  # another thread was faster
+                self._given.remove(answer)
 
     def end(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span has ended: drop what was meant for it."""
@@ -56,15 +60,16 @@ class Pending:
         return isinstance(answer, Stop) and answer in self._inbox.standing()
 
     def _merge(self) -> None:
-        new = self._inbox.since(self._read)
-        self._read += len(new)
-        for answer in new:
-            self.accept(answer)
+        # Never waits: another thread, or what this OS signal interrupted, is reading already.
+        if self._reading.acquire(blocking=False):
+            try:
+                new = self._inbox.since(self._read)
+                self._read += len(new)
+                self._given.extend(new)
+            finally:
+                self._reading.release()
 
-    def _with_stops(self, outer: Answers) -> Answers:
-        own = self._answers
-        stops = tuple(a for a in outer.pending if isinstance(a, Stop) and a not in own.pending)
-        return Answers(own.pending + stops) if stops else own
 
-    def _set(self, pending: tuple[Request, ...]) -> None:
-        self._answers = Answers(pending) if pending else Answers.NONE
+def _with_stops(own: Answers, outer: Answers) -> Answers:
+    stops = tuple(a for a in outer.pending if isinstance(a, Stop) and a not in own.pending)
+    return Answers(own.pending + stops) if stops else own
