@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -86,8 +86,9 @@ every_handler = pytest.mark.parametrize("cls", HANDLERS, ids=lambda cls: cls.__n
 def make(cls: type, folder: Path) -> Any:
     """Construct a handler with its defaults; skip, by name, where its library is missing."""
     arguments = ARGUMENTS.get(cls.__name__, lambda folder: {})
+    construct: Any = cls
     try:
-        return cast("Callable[..., Any]", cls)(**arguments(folder))
+        return construct(**arguments(folder))
     except ImportError as error:
         if "pip install" not in str(error):
             raise  # a missing library is one line that says what to do
