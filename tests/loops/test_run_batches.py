@@ -225,6 +225,15 @@ def test_batch_index_counts_within_the_epoch(bus: EventBus, transcript: Transcri
     assert indices == [1, 2, 3, 4] * 2
 
 
+def test_batch_index_counts_within_the_pass_where_there_are_no_epochs(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    with Run(bus) as run:
+        for _ in range(2):
+            list(run.batches([1, 2]))
+    assert [fields["batch_index"] for fields in transcript.of("batch_loaded")] == [1, 2, 1, 2]
+
+
 def test_loops_that_are_over_stay_over(bus: EventBus) -> None:
     with Run(bus) as run:
         loops: list[Iterator[Any]] = [run.batches([1]), run.validate([1]), run.steps(2)]
