@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
-from eventbus import dispatch
 from eventbus.answers import Answers
 from eventbus.declaration import CONTEXT, Declaration
 from eventbus.errors import FieldError, did_you_mean
@@ -17,6 +16,7 @@ from eventbus.pending import Pending
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event_signal import EventSignal
+    from eventbus.port import Port
 
 __all__ = ["Emitter"]
 
@@ -61,6 +61,7 @@ class Emitter:
         self.inner = parent is not None
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
+        self.ports: dict[Any, Port] = {}  # by name or declaration, whichever was used
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -87,13 +88,13 @@ class Emitter:
         Exception
             Whatever a handler with `on_error="raise"` raised, as itself, with a note.
         """
-        return dispatch.emit(self.bus.signal(signal), self, fields)
+        return (self.ports.get(signal) or self.signal(signal)).by_name(fields)
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
-        return dispatch.transform(self.bus.signal(signal), self, value, fields)
+        return self.signal(signal).transform(value, **fields)
 
-    def signal(self, signal: Any) -> BoundSignal:
+    def signal(self, signal: Any) -> Port:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples
@@ -104,7 +105,10 @@ class Emitter:
         >>> finished.emit(epoch=1, step=1).stop is None
         True
         """
-        return BoundSignal(self, self.bus.signal(signal))
+        port = self.ports.get(signal)
+        if port is None:
+            port = self.ports[signal] = self.bus.signal(signal).port_for(self)
+        return port
 
     @property
     def answers(self) -> Answers:
@@ -125,30 +129,6 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
-
-
-class BoundSignal:
-    """One signal as one emitter emits it.
-
-    Examples
-    --------
-    >>> from eventbus import EventBus
-    >>> EventBus().bind(sender="train").signal("epoch_started").emit(epoch=1, step=0).stop
-    """
-
-    __slots__ = ("emitter", "signal")
-
-    def __init__(self, emitter: Emitter, signal: EventSignal[Any]) -> None:
-        self.emitter = emitter
-        self.signal = signal
-
-    def emit(self, **fields: Any) -> Answers:
-        """Emit it."""
-        return dispatch.emit(self.signal, self.emitter, fields)
-
-    def transform(self, value: Any, /, **fields: Any) -> Any:
-        """Let handlers replace `value`."""
-        return dispatch.transform(self.signal, self.emitter, value, fields)
 
 
 def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
@@ -9,6 +11,7 @@ from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.event import Event
 from eventbus.plan import Plan, make_plan
+from eventbus.port import Port, RootPort
 from eventbus.subscription import Receiver
 from eventbus.wire import OrderedNamedSignal, Roster
 
@@ -43,6 +46,8 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     ----------
     name : str
     bus : EventBus
+    emit : callable
+        Emits from the bus itself and returns the `Answers`: the typed path for hot loops.
     declaration : Declaration or None
         None for a name that was just emitted or subscribed to.
 
@@ -59,30 +64,24 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     by hand {'epoch': 2, 'step': 10}
     """
 
+    emit: Callable[P, Answers]
+
     def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
         self.bus = bus
         self._plans: dict[Any, Plan] = {}
+        self._ports: list[weakref.ref[Port]] = []
         self._shapes: dict[tuple[str, ...], bool] = {}
         super().__init__(name, declaration.doc if declaration else None)
         self.declaration = declaration
         self.ends = ENDS.get(name, ())
         self.begins = BEGINS.get(name, ())
+        self._root_port = RootPort(bus.root, self)
+        self._ports.append(weakref.ref(self._root_port))
 
     @property
     def value(self) -> str | None:
         """The field that handlers may replace, where this is a transform."""
         return self.declaration.value if self.declaration is not None else None
-
-    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
-        """Emit from the bus itself: the typed path for hot loops.
-
-        Returns
-        -------
-        Answers
-            All that are pending.
-        """
-        assert not args, "fields are given by name"
-        return self.bus.here().emit(self, **fields)
 
     def declare(self, declaration: Declaration[Any]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
@@ -133,6 +132,22 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             plan = plans[emitter.reach] = make_plan(self, emitter)
         return plan
 
+    def port_for(self, emitter: Emitter) -> Port:
+        """Return this signal as `emitter` emits it."""
+        if emitter is self.bus.root:
+            return self._root_port
+        port = Port(emitter, self)
+        with self._lock:
+            self._ports = [ref for ref in self._ports if ref() is not None]
+            self._ports.append(weakref.ref(port))
+        return port
+
+    def install(self, port: Port, plan: Plan, emit: Callable[..., Answers]) -> None:
+        """Have a port use a function made for a plan, if that is still the plan."""
+        with self._lock:
+            if self._plans.get(port.emitter.reach) is plan:
+                port.settle(emit)
+
     def changed(self) -> None:
         """Drop what was built from who was connected."""
         with self._changing():
@@ -141,6 +156,10 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def _drop(self) -> None:
         super()._drop()
         self._plans = {}
+        for ref in self._ports:
+            port = ref()
+            if port is not None:
+                port.reset()
 
     def _rank(self, receiver: Any, priority: int) -> tuple[int, int]:
         if isinstance(receiver, Receiver):
@@ -159,6 +178,16 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         if known is None:
             known = self._shapes[shape] = self._look_at(shape)
         return known
+
+    def refuse_context(self, fields: dict[str, Any]) -> None:
+        """Refuse context on the typed path, which takes the declared fields alone."""
+        if self.declaration is not None and self.has_context(fields):
+            given = ", ".join(name for name in fields if name in CONTEXT)
+            raise FieldError(
+                f"signal {self.name!r}: context ({given}) is given to bus.bind, or by name: "
+                f"bus.emit({self.name!r}, ...)",
+                signal=self.name,
+            )
 
     def _look_at(self, shape: tuple[str, ...]) -> bool:
         if self.declaration is None:

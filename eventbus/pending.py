@@ -18,13 +18,23 @@ class Pending:
         only where they hold for all runs.
     outer
         The pending answers of the run that this one is inside of: its stops are pending here too.
+
+    Attributes
+    ----------
+    quiet : bool
+        True only where nothing is pending and nothing unread; one look spares the rest.
     """
+
+    __slots__ = ("__weakref__", "_answers", "_inbox", "_outer", "_read", "quiet")
+
+    quiet: bool
 
     def __init__(self, inbox: Inbox, outer: Pending | None = None) -> None:
         self._inbox = inbox
         self._outer = outer
         self._read = len(inbox)
         self._set(inbox.standing())
+        inbox.add_reader(self)
 
     @property
     def answers(self) -> Answers:
@@ -58,8 +68,7 @@ class Pending:
     def _merge(self) -> None:
         new = self._inbox.since(self._read)
         self._read += len(new)
-        for answer in new:
-            self.accept(answer)
+        self._set((*self._answers.pending, *new))
 
     def _with_stops(self, outer: Answers) -> Answers:
         own = self._answers
@@ -68,3 +77,7 @@ class Pending:
 
     def _set(self, pending: tuple[Request, ...]) -> None:
         self._answers = Answers(pending) if pending else Answers.NONE
+        # Set first, looked at after: an answer given meanwhile by another thread is not missed.
+        self.quiet = not pending and self._outer is None
+        if self._read != len(self._inbox):
+            self.quiet = False
