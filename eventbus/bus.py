@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from eventbus.answers import Answers, Request
@@ -231,7 +232,7 @@ class EventBus:
         >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
         """
         attachments = [a for a in self.registry.attachments if a.thing is thing or a is thing]
-        subscriptions = [s for s in self.subscriptions if s.handler == thing or s is thing]
+        subscriptions = [s for s in self.subscriptions if _is_same(s.handler, thing) or s is thing]
         if not attachments and not subscriptions:
             raise AttachError(f"{thing!r} is not attached to this bus")
         for attachment in attachments:
@@ -481,3 +482,8 @@ class EventBus:
         """Call nobody any more: this is a copy in a forked child."""
         self.inert = True
         self.registry.renew_locks()
+
+
+def _is_same(handler: Any, thing: Any) -> bool:
+    # A bound method is made anew each time that it is named; other equal things are still two.
+    return handler is thing or (isinstance(thing, MethodType) and bool(handler == thing))

@@ -63,7 +63,7 @@ FEW = 8
 PREFIX = "_eb_"
 
 
-def can_compile(port: Port, plan: Plan) -> bool:
+def can_compile(port: Port[Any], plan: Plan) -> bool:
     """Tell whether a function can be made for a plan, and says all that the interpreter would."""
     declaration = port.signal.declaration
     return (
@@ -87,7 +87,7 @@ def _is_settled(planned: PlannedCall) -> bool:
     return receiver.calls > 0 or receiver.due is not None  # that it ran is noted by then
 
 
-def compile_emit(port: Port, plan: Plan) -> Callable[..., Answers]:
+def compile_emit(port: Port[Any], plan: Plan) -> Callable[..., Answers]:
     """Make the function for a plan."""
     writer = _Writer(port, plan)
     source = writer.write()
@@ -109,7 +109,7 @@ def _code(source: str, signal: str) -> CodeType:
 class _Writer:
     """Writes the source for one plan, and collects what its names stand for."""
 
-    def __init__(self, port: Port, plan: Plan) -> None:
+    def __init__(self, port: Port[Any], plan: Plan) -> None:
         self.port = port
         self.plan = plan
         declaration = port.signal.declaration
@@ -232,9 +232,7 @@ class _Writer:
     def _is_exact(self, planned: PlannedCall) -> bool:
         return self.clock is not None and _filter(planned).expression(self.clock) is not None
 
-    def _call_directly(
-        self, depth: int, index: int, planned: PlannedCall, arguments: str
-    ) -> None:
+    def _call_directly(self, depth: int, index: int, planned: PlannedCall, arguments: str) -> None:
         receiver = planned.receiver
         assert receiver is not None, "a plain receiver is called with an event"
         self.names[f"_eb_h{index}"] = receiver.subscription.handler
@@ -311,7 +309,7 @@ def _filter(planned: PlannedCall) -> Filter:
     return when
 
 
-def _shared_names(port: Port, plan: Plan) -> dict[str, Any]:
+def _shared_names(port: Port[Any], plan: Plan) -> dict[str, Any]:
     signal, emitter = port.signal, port.emitter
     return {
         "_eb_unsent": UNSENT,
@@ -341,13 +339,13 @@ def _need(value: Any) -> Any:
 
 
 def _take_over(
-    port: Port, plan: Plan, index: int, result: Any, fields: dict[str, Any]
+    port: Port[Any], plan: Plan, index: int, result: Any, fields: dict[str, Any]
 ) -> Answers:
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, dispatch.Began(index, result))
 
 
 def _failed(
-    port: Port,
+    port: Port[Any],
     plan: Plan,
     handler_lines: dict[int, int],
     error: Exception,
@@ -360,5 +358,3 @@ def _failed(
         return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
     began = dispatch.Began(index, None, error)
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, began)
-
-

@@ -61,7 +61,7 @@ class Emitter:
         self.inner = parent is not None
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
-        self.ports: dict[Any, Port] = {}  # by name or declaration, whichever was used
+        self.ports: dict[Any, Port[Any]] = {}  # by name or declaration, whichever was used
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -94,7 +94,11 @@ class Emitter:
         """Let handlers replace `value`; return what they made of it."""
         return self.signal(signal).transform(value, **fields)
 
-    def signal(self, signal: Any) -> Port:
+    @overload
+    def signal(self, signal: Declaration[P]) -> Port[P]: ...
+    @overload
+    def signal(self, signal: str | EventSignal[Any]) -> Port[Any]: ...
+    def signal(self, signal: Any) -> Port[Any]:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples

@@ -69,7 +69,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
         self.bus = bus
         self._plans: dict[Any, Plan] = {}
-        self._ports: list[weakref.ref[Port]] = []
+        self._ports: list[weakref.ref[Port[Any]]] = []
         self._shapes: dict[tuple[str, ...], bool] = {}
         super().__init__(name, declaration.doc if declaration else None)
         self.declaration = declaration
@@ -88,12 +88,13 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         before = self.declaration
         self.declaration = declaration
         try:
-            calls = {receiver: receiver.check() for receiver in self.own_receivers()}
+            fresh = {held: Receiver(held.subscription, self) for held in self.own_receivers()}
         except Exception:
             self.declaration = before
             raise
-        for receiver, call in calls.items():
-            receiver.call = call
+        for held, receiver in fresh.items():  # each keeps its place: the subscription's
+            self.disconnect(held)
+            receiver.plug()
         self._shapes = {}
         self.changed()
 
@@ -132,7 +133,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             plan = plans[emitter.reach] = make_plan(self, emitter)
         return plan
 
-    def port_for(self, emitter: Emitter) -> Port:
+    def port_for(self, emitter: Emitter) -> Port[Any]:
         """Return this signal as `emitter` emits it."""
         if emitter is self.bus.root:
             return self._root_port
@@ -142,7 +143,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             self._ports.append(weakref.ref(port))
         return port
 
-    def install(self, port: Port, plan: Plan, emit: Callable[..., Answers]) -> None:
+    def install(self, port: Port[Any], plan: Plan, emit: Callable[..., Answers]) -> None:
         """Have a port use a function made for a plan, if that is still the plan."""
         with self._lock:
             if self._plans.get(port.emitter.reach) is plan:

@@ -35,14 +35,15 @@ def blame(error: Exception, label: str, event: Event) -> Exception:
 
 
 def raise_all(errors: list[Exception], event: Event) -> NoReturn:
-    """Raise the one error as itself, several (on closing) as a group."""
-    if len(errors) == 1:
-        error = errors[0]
-        try:
-            raise error.with_traceback(error.__traceback__)
-        finally:
-            del error, errors  # else the frame and the exception keep each other, and `loss`, alive
-    raise ExceptionGroup(f"several handlers failed on signal {event.name!r}", errors)
+    """Raise the one error as itself, several (on closing) as a group; `errors` is emptied."""
+    error = errors[0]
+    if len(errors) > 1:
+        error = ExceptionGroup(f"several handlers failed on signal {event.name!r}", errors)
+    errors.clear()  # else frames and exceptions keep each other, and the `loss` in them, alive
+    try:
+        raise error
+    finally:
+        del error
 
 
 class Failures:

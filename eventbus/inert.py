@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from eventbus.event_signal import EventSignal
     from eventbus.port import Port
 
-__all__ = ["inert_bus", "inert_emitter", "inert_handle", "inert_port", "inert_signal", "silence_in_children"]
+__all__ = [
+    "inert_bus",
+    "inert_emitter",
+    "inert_handle",
+    "inert_port",
+    "inert_signal",
+    "silence_in_children",
+]
 
 _buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
 _hooks: list[Any] = []
@@ -37,7 +44,7 @@ def inert_emitter(sender: str | None) -> Emitter:
     return inert_bus().bind(sender=sender)
 
 
-def inert_port(sender: str | None, signal: str) -> Port:
+def inert_port(sender: str | None, signal: str) -> Port[Any]:
     """Return what a port unpickles to."""
     return inert_emitter(sender).signal(signal)
 

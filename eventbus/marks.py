@@ -67,10 +67,12 @@ def handles(
 
     def put(target: F) -> F:
         marked: Any = target
+        stacked = getattr(target, _ATTRIBUTE, ())
         if isinstance(target, MethodType):
             marked = functools.partial(target)  # a bound method takes no attributes
             functools.update_wrapper(marked, target)
-        setattr(marked, _ATTRIBUTE, (mark, *getattr(target, _ATTRIBUTE, ())))
+            stacked = ()  # the instance's mark is in place of the class's
+        setattr(marked, _ATTRIBUTE, (mark, *stacked))
         return marked  # type: ignore[no-any-return]  # stands in for the method, same signature
 
     return put

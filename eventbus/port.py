@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus import dispatch
 from eventbus.answers import Answers
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Port"]
 
+P = ParamSpec("P")
+
 WARM = 8
 """So many emissions with the same handlers before a function is made for them."""
 
 
-class Port:
+class Port(Generic[P]):
     """Emits one signal for one emitter. Made by `Emitter.signal`.
 
     Attributes
@@ -51,9 +53,9 @@ class Port:
 
     __slots__ = ("__weakref__", "_plan", "_runs", "emit", "emitter", "settled", "signal")
 
-    emit: Callable[..., Answers]
+    emit: Callable[P, Answers]
 
-    def __init__(self, emitter: Emitter, signal: EventSignal[Any]) -> None:
+    def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
         self.emitter = emitter
         self.signal = signal
         self.reset()
@@ -124,7 +126,7 @@ class Port:
         return inert_port, (self.emitter.sender, self.signal.name)
 
 
-class RootPort(Port):
+class RootPort(Port[P]):
     """The bus's own: `signal.emit` itself. Inside a handler it emits for that handler's run."""
 
     __slots__ = ()

@@ -13,35 +13,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .alter_batch import AlterBatch
     from .checkpoint import Checkpoint
+    from .confusion_matrix import ConfusionMatrix
     from .console_log import ConsoleLog
     from .csv_log import CSVLog
+    from .cut_mix import CutMix
     from .early_stopping import EarlyStopping
+    from .ema import EMA
+    from .gradient_clipping import GradientClipping
     from .history import History
     from .jsonl_log import JSONLLog
+    from .lr_schedule import LRSchedule
+    from .mix_up import MixUp
+    from .non_finite_guard import NonFiniteGuard
     from .plot import Plot
     from .progress_bar import ProgressBar
+    from .tensorboard import TensorBoard
 
 __all__ = [
+    "EMA",
+    "AlterBatch",
     "CSVLog",
     "Checkpoint",
+    "ConfusionMatrix",
     "ConsoleLog",
+    "CutMix",
     "EarlyStopping",
+    "GradientClipping",
     "History",
     "JSONLLog",
+    "LRSchedule",
+    "MixUp",
+    "NonFiniteGuard",
     "Plot",
     "ProgressBar",
+    "TensorBoard",
 ]
 
 _MODULES = {
+    "AlterBatch": "alter_batch",
     "CSVLog": "csv_log",
     "Checkpoint": "checkpoint",
+    "ConfusionMatrix": "confusion_matrix",
     "ConsoleLog": "console_log",
+    "CutMix": "cut_mix",
+    "EMA": "ema",
     "EarlyStopping": "early_stopping",
+    "GradientClipping": "gradient_clipping",
     "History": "history",
     "JSONLLog": "jsonl_log",
+    "LRSchedule": "lr_schedule",
+    "MixUp": "mix_up",
+    "NonFiniteGuard": "non_finite_guard",
     "Plot": "plot",
     "ProgressBar": "progress_bar",
+    "TensorBoard": "tensorboard",
 }
 
 

@@ -56,7 +56,7 @@ class LiveLine:
         console.__dict__["on_broken_pipe"] = lambda: setattr(console, "quiet", True)
         self._console = console
         streams = sys.stdout, sys.stderr
-        self._live = Live(
+        self._live = live = Live(
             console=console,
             auto_refresh=False,  # no thread
             redirect_stdout=_isatty(sys.stdout),  # into a file or a pipe, it is not in the way
@@ -64,7 +64,7 @@ class LiveLine:
         )
         atexit.register(self.close)  # a loop that dies without run_closed: give the cursor back
         with self._giving_up():
-            self._live.start()
+            live.start()
             self._move_logging(dict(zip(streams, (sys.stdout, sys.stderr), strict=True)))
         return self.is_open
 

@@ -99,4 +99,4 @@ def _schedule(on: On, when: Filter | None) -> dict[Signal, Filter]:
     if not chosen:
         raise ValueError("on= names at least one signal; got none")
     rank_0 = on_rank(0)
-    return {signal: rank_0 if due is None else rank_0 & due for signal, due in chosen.items()}
+    return {signal: rank_0 if due is None else due & rank_0 for signal, due in chosen.items()}

@@ -30,25 +30,21 @@ _EVERY_TIME = every(1)
 class Checkpoint:
     """Save all state that hangs on the bus; keep the last `keep` and the best; resume.
 
-    ================  ==========================================================================
-    signals consumed  the one(s) of `on` (saves; `epoch`, `step`, `metrics` where they carry them);
-                      `run_opened` (resumes); `run_finished`, `run_closed` (warns, takes note)
-    values produced   `state_requested`, then `checkpoint_saved`; on a resume `state_restored` and
-                      the answer `Restored`; the directories of checkpoints
-    band              PERSIST
-    errors            raise
-    cost per step     none; a save gathers, writes, sums and syncs the whole state on the loop's
-                      thread: the time of `torch.save` and of the disk
-    state kept        the ids of the checkpoints that are its own to rotate
-    ================  ==========================================================================
+    ==================  =====================================================================
+    signals consumed    those of `on`; `run_opened`, `run_finished`, `run_closed`
+    values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
+                        `state_restored`, the answer `Restored`
+    cost                each step: nothing. Each save: the whole state is gathered, written, summed
+                        and brought to the disk on the loop's thread
+    state               the ids of the checkpoints that are its own to delete
+    band, errors        PERSIST; raised; rank 0 writes, every rank is asked for its state
+    ==================  =====================================================================
 
     Every save is a directory of its own, ``step-<step>-<number of the save>``, with the state as
     `state.pt` and sizes and SHA-256 sums in `manifest.json`. It appears under its name only when
     all of it is on the disk; only then are older ones deleted. A save that fails raises
     `CheckpointError` and leaves the others as they were. State that could not be loaded again,
     which is anything but tensors and plain Python, is refused before anything is written.
-
-    The state is asked for on every rank; rank 0 alone writes.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ __all__ = ["ConsoleLog"]
 _VALUE_WIDTH = 9  # five significant digits, with a sign and an exponent where there are such
 _STEP_WIDTH = 6
 
+_counted = partial(handles, priority=Priority.REPORT + 1, on_error="isolate")
 _told = partial(handles, when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
 
 
@@ -81,7 +82,7 @@ class ConsoleLog:
         self._throughput = Throughput(monotonic)
         self._per_second = "steps/s"
         self._learning_rates: Mapping[str, float] = {}
-        due = on_rank(0) & (every(50) if when is None else when)
+        due = (every(50) if when is None else when) & on_rank(0)
         mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
 
@@ -102,35 +103,35 @@ class ConsoleLog:
         told = ", ".join(part for part in (*totals, origin) if part)
         self._say(f"run started: {told}" if told else "run started")
 
-    @_told("epoch_started")
+    @_counted("epoch_started")
     def start_epoch(self, epoch: int, step: int) -> None:
         """Begin to count."""
         self._progress.start_epoch(epoch, step)
         self._throughput.resume()
 
-    @_told("loader_opened")
+    @_counted("loader_opened")
     def open_loader(self, loader: object) -> None:
         """Learn how many batches there are."""
         self._progress.batches = size_of(loader)
 
-    @_told("batch_loaded")
+    @_counted("batch_loaded")
     def count_batch(self, batch_index: int | None = None) -> None:
         """Count a micro-batch."""
         self._progress.batch_index = batch_index or 0
 
-    @_told("learning_rate_changed")
+    @_counted("learning_rate_changed")
     def note_learning_rates(self, learning_rates: Mapping[str, float]) -> None:
         """Keep the learning rates for the next line."""
         self._learning_rates = learning_rates
 
-    @_told("batch_finished", priority=Priority.REPORT + 1)
+    @_counted("batch_finished")
     def count(self, epoch: int, step: int, batch_size: int | None = None) -> None:
         """Count a step."""
         self._progress.reach(epoch, step)
         self._per_second = "steps/s" if batch_size is None else "samples/s"
         self._throughput.add(1 if batch_size is None else batch_size)
 
-    @_told("validation_started")
+    @_counted("validation_started")
     def start_validation(self) -> None:
         """Stop the clock of training."""
         self._throughput.pause()

@@ -46,7 +46,8 @@ class CSVLog(RunLog):
     Parameters
     ----------
     path
-        Where. `{run_id}` in it is replaced by the run's.
+        Where. `{run_id}` in it is replaced by the run's; one that resumes under another id takes
+        the earlier file's rows along into its own, and leaves that file as it is.
     on
         The signals that give a row each; as a mapping, each with a filter of its own. With more
         than one the first column says which.

@@ -21,17 +21,16 @@ logger = logging.getLogger("eventbus.handlers.early_stopping")
 class EarlyStopping:
     """Stop the run when a metric has not improved for `patience` observations.
 
-    ================  ==========================================================================
-    signals consumed  the one(s) of `on` that carry `metrics` (decides); `run_started` (resets on a
-                      fresh run); `run_finished` (puts the best weights back, warns)
-    values produced   the answer `Stop`; `best` in the unit of the metric
-    band              DECIDE
-    errors            raise
-    cost per step     none; per observation one number is read, which waits for the device where it
-                      is still there; `restore_best` copies the weights to the CPU at each
-                      improvement
-    state kept        best, best_epoch, best_step, count, observations; the best weights
-    ================  ==========================================================================
+    ==================  =====================================================================
+    signals consumed    those of `on` that carry `metrics`; `run_started`, `run_finished`
+    values produced     the answer `Stop`
+    cost                each step: nothing. Each observation: reading one metric, a transfer from
+                        the device; with `restore_best` a copy of the weights to the CPU at each
+                        improvement
+    state               best, best_epoch, best_step, count, observations, the best weights; starts
+                        anew with a run that does not resume
+    band, errors        DECIDE; raised
+    ==================  =====================================================================
 
     Parameters
     ----------

@@ -65,7 +65,8 @@ class JSONLLog(RunLog):
     Parameters
     ----------
     path
-        Where. `{run_id}` in it is replaced by the run's.
+        Where. `{run_id}` in it is replaced by the run's; one that resumes under another id takes
+        the earlier file's lines along into its own, and leaves that file as it is.
     on
         The signals that give a line each; as a mapping, each with a filter of its own:
         `{"epoch_finished": None, "batch_finished": every(100)}`.

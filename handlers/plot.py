@@ -69,7 +69,7 @@ class Plot:
             raise ValueError(f"a picture's path ends in {kinds}; got {self._template!r}")
         self._curves = Curves()
         self._is_drawn = True
-        due = on_rank(0) & (at_most_every(30.0) if when is None else when)
+        due = (at_most_every(30.0) if when is None else when) & on_rank(0)
         mark = handles("epoch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.draw = mark(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
 

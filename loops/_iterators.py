@@ -93,8 +93,10 @@ class Steps(Pass, Iterator[int]):
             self._has_begun = True
             self._begin()
         while self._goes_on():
-            if _announce(spans, spans.open_batch(self)):
-                return spans.step
+            span = spans.open_batch(self)
+            if _announce(spans, span):
+                span.enter(Body(has_batch=False), boundary=True)
+                return span.step
         raise StopIteration
 
     def _goes_on(self) -> bool:

@@ -176,7 +176,8 @@ def as_recorded(key: str, value: Any) -> Value:
                 f"metric {key!r} must be a single number; got a tensor of shape "
                 f"{tuple(value.shape)}: report its mean"
             )
-        return value.detach().reshape(()).clone()
+        scalar = value.detach() if value.dim() == 0 else value.detach().reshape(())
+        return scalar.clone()
     if hasattr(value, "__float__") or hasattr(value, "__index__"):
         return float(value)
     raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +80,12 @@ class RunSpan:
         with ExitStack() as steps:  # taken from the last to the first, a second Ctrl-C or not
             steps.callback(_take, self._close, "failed", cause=error)
             steps.callback(_take, self._emit_failed, error, cause=error)
-            for close, ending in self._closers():
-                steps.callback(_take, close, ending, described(error), cause=error)
-
-    def _closers(self) -> Iterator[tuple[Callable[..., None], Ending]]:
-        spans = self.spans
-        for span in (spans.epoch, spans.batch, spans.validation):
-            if span is not None:
-                yield span.close, Ending.FAILED
-        if spans.validation is not None:
-            yield spans.validation.leave, Ending.FAILED  # its batch first, as a step of its own
+            for span in (self.spans.epoch, self.spans.batch, self.spans.validation):
+                if span is not None:
+                    reason = described(error)
+                    steps.callback(_take, span.close, Ending.FAILED, reason, cause=error)
+            if self.spans.validation is not None:  # its batch first, as a step of its own
+                steps.callback(_take, self.spans.validation.leave, Ending.FAILED, cause=error)
 
     def _emit_finished(self) -> None:
         self._has_finished = True

@@ -37,7 +37,8 @@ class Run:
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
     * A `Stop` takes effect before a batch is loaded, before its body runs, after each validation
-      batch, and at the start and the end of an epoch.
+      batch, and at the start and the end of an epoch; a `StopEpoch` before a batch of its epoch
+      is loaded or its body runs. Without epochs a `StopEpoch` ends nothing.
 
     Parameters
     ----------
@@ -162,8 +163,8 @@ class Run:
     def interrupted(self) -> bool:
         """True once a `Stop` has cut work of this epoch short.
 
-        The epoch is not done then, and a resumed run begins it again: what is done once per epoch,
-        such as a scheduler's step, waits until then.
+        A resumed run begins this epoch again, so what is done once per epoch, such as a
+        scheduler's step, waits until then.
         """
         epoch = self._use().epoch
         return epoch is not None and epoch.was_cut
@@ -273,8 +274,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._span is None:
-            return
+        assert self._span is not None
         if error is None:
             self._span.finish()
         else:

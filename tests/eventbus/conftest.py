@@ -7,11 +7,6 @@ import pytest
 from eventbus import Emitter, EventBus
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known when these tests are run alone."""
-    config.addinivalue_line("markers", "slow: a long stress, not needed after each edit")
-
-
 @pytest.fixture
 def bus() -> EventBus:
     return EventBus()

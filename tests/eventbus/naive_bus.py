@@ -19,7 +19,7 @@ CLOCKS = {"batch_finished": "step", "epoch_finished": "epoch"}
 """On other signals a filter counts the emissions since its subscription."""
 
 VALUES = {"batch_loaded": "batch"}
-CARRY_STEP = {"batch_finished", "epoch_finished", "batch_loaded", "handler_failed", "sample_drawn"}
+WITHOUT_STEP = {"run_closed"}
 CLOSING = "run_closed"
 IN_A_ROW = 3
 
@@ -29,6 +29,7 @@ DROPPED_BEFORE: dict[str, tuple[type, ...]] = {
 }
 DROPPED_AFTER: dict[str, tuple[type, ...]] = {
     "batch_finished": (SkipBatch,),
+    "batch_skipped": (SkipBatch,),
     "epoch_finished": (StopEpoch, SkipBatch),
     "run_closed": (Stop, StopEpoch, SkipBatch),
 }
@@ -101,6 +102,10 @@ class NaiveSubscription:
     spent: bool = False
     failures_in_a_row: int = 0
     switched_off: bool = False
+
+    @property
+    def may_replace(self) -> bool:
+        return self.on_error == "raise" and not self.plain
 
     def hears(self, signal: str, emitter: NaiveEmitter) -> bool:
         if signal not in self.signals or self.switched_off:
@@ -230,7 +235,7 @@ class NaiveEmitter:
     def _filled_in(self, signal: str, fields: dict[str, Any]) -> dict[str, Any]:
         filled: dict[str, Any] = {}
         for outer in self.bus.under_way:
-            if outer.emitter is self and signal in CARRY_STEP:
+            if outer.emitter is self and signal not in WITHOUT_STEP:
                 filled |= {k: v for k, v in outer.fields.items() if k in ("epoch", "step")}
         return filled | fields
 
@@ -266,9 +271,8 @@ class NaiveEmitter:
         answers = result if isinstance(result, list) else [result]
         if isinstance(answers[0], Stop | StopEpoch | SkipBatch):
             self.own += answers
-        elif result is not None and not each.plain and each.on_error == "raise":
-            if event.name in VALUES:
-                event.fields[VALUES[event.name]] = result
+        elif result is not None and event.name in VALUES and each.may_replace:
+            event.fields[VALUES[event.name]] = result
 
     def _isolate(self, each: NaiveSubscription, error: Exception, event: Event) -> None:
         each.failures_in_a_row += 1

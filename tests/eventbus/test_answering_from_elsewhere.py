@@ -160,6 +160,46 @@ def test_an_inner_run_reaches_only_subscriptions_to_its_sender(bus: EventBus) ->
     assert seen == [("inner", "inner"), ("any", "train")]
 
 
+def test_an_inner_run_reaches_plain_receivers_of_its_sender_only(bus: EventBus) -> None:
+    seen: list[str] = []
+
+    def to_any(sender: object, **fields: object) -> None:
+        seen.append("any")
+
+    def to_inner(sender: object, **fields: object) -> None:
+        seen.append("inner")
+
+    bus.signal("batch_finished").connect(to_any)
+    bus.signal("batch_finished").connect(to_inner, sender="inner")
+    inner = bus.bind(sender="inner", parent=bus.bind(sender="train"))
+    inner.emit("batch_finished", epoch=1, step=1)
+    assert seen == ["inner"]
+
+
+def test_an_inner_run_and_an_outer_one_may_share_a_label(bus: EventBus) -> None:
+    seen: list[str] = []
+    bus.on("batch_finished")(lambda: seen.append("any"))
+    bus.on("batch_finished", sender="gan")(lambda: seen.append("gan"))
+    outer = bus.bind(sender="gan")
+    inner = bus.bind(sender="gan", parent=bus.bind(sender="train"))
+    for loop in (inner, outer, inner):
+        loop.emit("batch_finished", epoch=1, step=1)
+    assert seen == ["gan", "any", "gan", "gan"]
+
+
+def test_a_stop_from_elsewhere_is_told_to_the_outer_run_too(bus: EventBus) -> None:
+    told: list[str] = []
+    bus.on("stop_requested")(lambda reason: told.append(reason))
+    outer = bus.bind(sender="train")
+    outer.emit("run_opened")
+    inner = bus.bind(sender="inner", parent=outer)
+    inner.emit("run_opened")
+    bus.answer(Stop("SIGTERM"))
+    assert inner.emit("batch_finished", epoch=1, step=1).stop is not None
+    outer.emit("batch_finished", epoch=1, step=1)
+    assert told == ["SIGTERM"]
+
+
 def test_an_outer_stop_stops_the_inner_run_not_the_reverse(bus: EventBus) -> None:
     outer = bus.bind(sender="train")
     inner = bus.bind(sender="inner", parent=outer)
@@ -196,14 +236,14 @@ def test_closing_an_inner_run_leaves_the_outer_stop(bus: EventBus) -> None:
 def test_the_bus_knows_its_open_runs_outermost_first(bus: EventBus) -> None:
     outer = bus.bind(sender="train")
     inner = bus.bind(sender="inner", parent=outer)
-    assert bus.open_runs == ()
-    outer.emit("run_opened")
-    inner.emit("run_opened")
-    assert bus.open_runs == (outer, inner)
-    inner.emit("run_closed", outcome="completed")
-    assert bus.open_runs == (outer,)
-    outer.emit("run_closed", outcome="completed")
-    assert bus.open_runs == ()
+    seen = [list(bus.open_runs)]
+    for loop in (outer, inner):
+        loop.emit("run_opened")
+        seen.append(list(bus.open_runs))
+    for loop in (inner, outer):
+        loop.emit("run_closed", outcome="completed")
+        seen.append(list(bus.open_runs))
+    assert seen == [[], [outer], [outer, inner], [outer], []]
 
 
 def test_a_run_is_closed_though_a_handler_of_run_closed_fails(bus: EventBus, loop: Emitter) -> None:

@@ -158,6 +158,13 @@ def test_an_epoch_does_not_begin_with_the_stop_epoch_of_the_last(
     assert loop.emit("epoch_started", epoch=2, step=1).stop_epoch is None
 
 
+def test_a_stop_epoch_given_between_epochs_is_for_none(bus: EventBus, loop: Emitter) -> None:
+    loop.emit("epoch_finished", epoch=1, step=1)
+    answer_to(bus, "checkpoint_saved", StopEpoch("of the epoch that is over"))
+    assert loop.emit("checkpoint_saved", path="x", epoch=1, step=1).stop_epoch is not None
+    assert loop.emit("epoch_started", epoch=2, step=1).stop_epoch is None
+
+
 def test_a_stop_epoch_given_at_its_start_counts(bus: EventBus, loop: Emitter) -> None:
     answer_to(bus, "epoch_started", StopEpoch("not this one"))
     assert loop.emit("epoch_started", epoch=1, step=0).stop_epoch is not None

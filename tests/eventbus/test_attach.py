@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -271,7 +270,7 @@ def test_a_signal_chosen_when_made_is_marked_on_the_instance(bus: EventBus, loop
     class Chosen:
         def __init__(self, on: str) -> None:
             self.calls: list[str] = []
-            self.decide = handles(on)(self.decide)  # type: ignore[method-assign]
+            self.decided = handles(on)(self.decide)
 
         def decide(self, event: Any) -> None:
             self.calls.append(event.name)
@@ -287,7 +286,7 @@ def test_the_mark_of_the_instance_wins_over_that_of_the_class(bus: EventBus, loo
     class Default:
         def __init__(self) -> None:
             self.calls: list[str] = []
-            self.note = handles("epoch_finished")(functools.partial(type(self).note, self))  # type: ignore[method-assign]
+            vars(self)["note"] = handles("epoch_finished")(self.note)
 
         @handles("epoch_started")
         def note(self, event: Any) -> None:
@@ -406,6 +405,21 @@ def test_a_cell_run_again_replaces_its_function_and_says_so(
     loop.emit("run_started")
     assert calls == [2]
     assert "report" in " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_marked_function_of_a_cell_run_again_is_replaced_too(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+    with caplog.at_level("INFO", logger="eventbus"):
+        for version in (1, 2):
+            namespace: dict[str, Any] = {"handles": handles, "calls": calls, "version": version}
+            namespace["__name__"] = "__main__"
+            exec("@handles('run_started')\ndef mark(): calls.append(version)", namespace)
+            bus.attach(namespace["mark"])
+    loop.emit("run_started")
+    assert calls == [2]
+    assert "mark" in " ".join(record.getMessage() for record in caplog.records)
 
 
 def test_lambdas_and_functions_made_by_functions_do_not_replace_each_other(

@@ -132,6 +132,26 @@ def test_a_later_declaration_is_held_against_who_is_subscribed(bus: EventBus) ->
     assert_says(caught.value, "wants_numbr", "numbr", "number")
 
 
+def test_a_later_declaration_is_held_against_filters_too(bus: EventBus) -> None:
+    bus.on("kittens_born", when=lambda numbr: numbr > 3)(lambda: None)
+
+    def kittens_born(*, number: int) -> None:
+        """Kittens were born."""
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.declare(kittens_born)
+    assert_says(caught.value, "numbr", "number")
+
+
+def test_a_later_declaration_gives_filters_its_clock(bus: EventBus, loop: Emitter) -> None:
+    steps = StepCollector()
+    bus.on("sample_drawn", when=every(10))(steps)
+    bus.signal(sample_drawn)
+    for step in (9, 10, 20):
+        loop.emit("sample_drawn", step=step)
+    assert steps.steps == [10, 20]
+
+
 def test_a_declaration_of_another_shape_under_the_same_name_is_an_error(bus: EventBus) -> None:
     def kittens_born(*, number: int) -> None:
         """Kittens were born."""
@@ -199,7 +219,7 @@ def test_clock_and_value_must_be_fields(keyword: str) -> None:
         """Drawn."""
 
     with pytest.raises(MISTAKE) as caught:
-        signal(**{keyword: "stpe"})(drawn)  # type: ignore[arg-type]  # one of the two keywords
+        signal(**{keyword: "stpe"})(drawn)
     assert_says(caught.value, keyword, "stpe", "step")
 
 

@@ -13,7 +13,7 @@ from eventbus import Emitter, EventBus
 from .recorders import MISTAKE, Recorder, assert_says, notes_of
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text for you")
 
@@ -72,7 +72,7 @@ def test_a_signal_without_a_step_is_noted_too(bus: EventBus, loop: Emitter) -> N
 ODD_ERRORS = [
     pytest.param(ValueError(), id="without arguments"),
     pytest.param(KeyError("missing"), id="key error"),
-    pytest.param(Unprintable("odd"), id="unprintable"),
+    pytest.param(UnprintableError("odd"), id="unprintable"),
     pytest.param(ExceptionGroup("several", [ValueError("a"), KeyError("b")]), id="group"),
     pytest.param(AssertionError(), id="assertion"),
 ]
@@ -123,18 +123,21 @@ def test_stop_iteration_is_never_taken_for_the_end_of_the_data(
     assert "broken" in notes_of(caught.value) + str(caught.value)
 
 
-def test_a_leaking_next_does_not_end_a_loop_over_a_generator(bus: EventBus, loop: Emitter) -> None:
+def test_a_leaking_next_does_not_end_a_loop_over_an_iterator(bus: EventBus, loop: Emitter) -> None:
     bus.on("batch_finished")(lambda: next(iter([])))
 
-    def batches() -> Any:
-        for step in (1, 2):
-            finish(loop, step)
-            yield step
+    class Batches:
+        """An iterator, as loops are: a `StopIteration` out of `__next__` would end it."""
+
+        def __iter__(self) -> Batches:
+            return self
+
+        def __next__(self) -> int:
+            finish(loop)
+            return 1
 
     with pytest.raises(RuntimeError):
-        list(map(lambda batch: batch, batches()))
-    with pytest.raises(RuntimeError):
-        list(map(lambda step: finish(loop, step), [1, 2]))
+        list(Batches())
 
 
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit])

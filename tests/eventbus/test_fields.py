@@ -195,6 +195,20 @@ def test_emitting_a_near_miss_of_a_standard_signal_is_an_error(loop: Emitter) ->
     assert_says(caught.value, "batch_finishd", "did you mean", "batch_finished")
 
 
+def test_finding_a_near_miss_of_a_standard_signal_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.signal("epoch_finishd")
+    assert_says(caught.value, "epoch_finishd", "did you mean", "epoch_finished")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "", b"run_started", ["run_started"]])
+def test_what_cannot_name_a_signal_is_an_error(bus: EventBus, wrong: Any) -> None:
+    with pytest.raises(MISTAKE):
+        bus.emit(wrong)
+    with pytest.raises(MISTAKE):
+        bus.on(wrong)(lambda: None)
+
+
 @pytest.mark.parametrize("listening", [False, True])
 def test_sending_an_unknown_field_is_always_an_error(
     bus: EventBus, loop: Emitter, listening: bool

@@ -110,6 +110,23 @@ def test_the_count_runs_whatever_other_filters_say(bus: EventBus, turned: bool) 
     assert due.steps == [8, 12]
 
 
+def test_an_emission_that_failed_before_it_counts_too(bus: EventBus) -> None:
+    due = StepCollector()
+
+    @bus.on("sample_drawn", priority=1)
+    def broken(step: int) -> None:
+        if step == 1:
+            raise ValueError("broken")
+
+    bus.on("sample_drawn", when=every(2))(due)
+    loop = bus.bind(sender="train")
+    with pytest.raises(ValueError, match="broken"):
+        loop.emit("sample_drawn", step=1)
+    for step in (2, 3, 4):
+        loop.emit("sample_drawn", step=step)
+    assert due.steps == [2, 4]
+
+
 def test_the_count_is_of_emissions_that_concern_the_subscription(bus: EventBus) -> None:
     due = StepCollector()
     bus.on("sample_drawn", when=every(2), sender="a")(due)
@@ -173,7 +190,9 @@ def test_a_count_that_is_not_a_whole_number_is_refused(make: Any, wrong: object)
     assert_says(caught.value, repr(wrong))
 
 
-@pytest.mark.parametrize("call", [lambda: every(0), lambda: every(-1), at, lambda: at_most_every(-1)])
+@pytest.mark.parametrize(
+    "call", [lambda: every(0), lambda: every(-1), at, lambda: at_most_every(-1)]
+)
 def test_a_filter_that_could_never_be_due_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         call()
@@ -206,7 +225,8 @@ def due_times(when: Any, times: list[float]) -> list[int]:
 
 
 def test_at_most_every_lets_the_seconds_pass() -> None:
-    assert due_times(at_most_every(10), [0, 1, 9.9, 10, 11, 19.9, 20, 50, 59, 60]) == [1, 4, 7, 8, 10]
+    times = [0, 1, 9.9, 10, 11, 19.9, 20, 50, 59, 60]
+    assert due_times(at_most_every(10), times) == [1, 4, 7, 8, 10]
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,8 @@ def test_a_raising_handler_of_failures_does_not_go_round_either(
         raise OSError("no network")
 
     bus.on("batch_finished", on_error="isolate", name="csv")(Flaky(1))
-    try:
+    with suppress(OSError):
         run_steps(loop, 1)
-    except OSError as error:
-        assert str(error) == "no network"
     assert told == ["csv"]
 
 

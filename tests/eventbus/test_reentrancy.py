@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, EventBusError, Stop
+from eventbus import Emitter, EventBus, EventBusError, Stop, handles
 
 from .recorders import Recorder, StepCollector, assert_says
 
@@ -174,7 +174,11 @@ def test_subscribing_during_an_emission_counts_from_the_next(
     bus: EventBus, loop: Emitter, priority: int
 ) -> None:
     late = StepCollector()
-    bus.once("batch_finished")(lambda bus: bus.on("batch_finished", priority=priority)(late) and None)
+
+    @bus.once("batch_finished")
+    def subscribe(bus: EventBus) -> None:
+        bus.on("batch_finished", priority=priority)(late)
+
     loop.emit("batch_finished", epoch=1, step=1)
     assert late.steps == []
     loop.emit("batch_finished", epoch=1, step=2)
@@ -218,19 +222,20 @@ def test_a_nested_emission_is_the_next_one(bus: EventBus, loop: Emitter) -> None
 
 
 def test_attaching_during_an_emission_works(bus: EventBus, loop: Emitter) -> None:
-    from eventbus import handles
+    steps: list[int] = []
 
     class Late:
-        steps: list[int] = []
-
         @handles("batch_finished")
         def note(self, step: int) -> None:
-            self.steps.append(step)
+            steps.append(step)
 
-    bus.once("batch_finished")(lambda bus: bus.attach(Late()) and None)
+    @bus.once("batch_finished")
+    def attach(bus: EventBus) -> None:
+        bus.attach(Late())
+
     for step in (1, 2):
         loop.emit("batch_finished", epoch=1, step=step)
-    assert Late.steps == [2]
+    assert steps == [2]
 
 
 def test_muting_during_an_emission_counts_from_the_next(bus: EventBus, loop: Emitter) -> None:

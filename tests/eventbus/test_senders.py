@@ -8,7 +8,7 @@ import pytest
 
 from eventbus import EventBus
 
-from .recorders import MISTAKE, assert_says
+from .recorders import assert_says
 
 
 def test_a_subscription_to_a_sender_hears_only_it(bus: EventBus) -> None:
@@ -49,6 +49,17 @@ def test_an_emission_without_a_sender_reaches_those_who_name_none(bus: EventBus)
     bus.on("run_started", sender="train")(lambda: seen.append("train"))
     bus.emit("run_started")
     assert seen == ["any"]
+
+
+def test_one_emission_may_be_labelled(bus: EventBus) -> None:
+    seen: list[str] = []
+    bus.on("run_started", sender="train")(lambda sender: seen.append(sender))
+    bus.emit("run_started", sender="train")
+    bus.emit("run_started")
+    assert seen == ["train"]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        bus.emit("run_started", sender=0)
+    assert_says(caught.value, "sender")
 
 
 def test_once_with_a_sender_waits_for_that_sender(bus: EventBus) -> None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import eventbus
 from eventbus import EventBus, SkipBatch, Stop, StopEpoch
 
 from . import naive_bus
 
-SIGNALS = ("batch_finished", "epoch_finished", "sample_drawn", "batch_loaded", "run_closed")
-EMITTED = ("batch_finished", "epoch_finished", "sample_drawn", "run_closed")
-SENDERS = ("a", "b", "inner")
+SIGNALS = ("batch_finished", "batch_finished", "sample_drawn", "batch_loaded", "run_closed")
+EMITTED = (*SIGNALS[:4], "epoch_started", "epoch_finished", "batch_skipped", "run_closed")
+NESTED = tuple(signal for signal in EMITTED if signal != "batch_loaded")
+LOOPS = ("a", "a", "b", "inner", "named like the inner one")
 DEEPEST = 3
 MOST_SUBSCRIPTIONS = 40
 
@@ -41,12 +43,13 @@ def build_filter(module: Any, spec: tuple[Any, ...] | None) -> Any:
     return getattr(module, kind)(*rest)
 
 
-counts = st.integers(min_value=1, max_value=5)
+counts = st.integers(min_value=1, max_value=4)
 leaves = st.one_of(
     st.tuples(st.sampled_from(["every", "from_", "until"]), counts),
     st.tuples(st.just("at"), counts, counts),
 )
 filters = st.one_of(
+    st.none(),
     st.none(),
     leaves,
     st.recursive(
@@ -58,7 +61,7 @@ filters = st.one_of(
         max_leaves=4,
     ),
 )
-fields = st.fixed_dictionaries({"epoch": st.integers(0, 4), "step": st.integers(0, 12)})
+fields = st.fixed_dictionaries({"epoch": st.integers(0, 4), "step": st.integers(0, 9)})
 calm_scripts = st.one_of(
     st.just(("nothing",)),
     st.tuples(st.just("replace"), st.integers(0, 9)),
@@ -67,22 +70,28 @@ calm_scripts = st.one_of(
 scripts = st.one_of(
     calm_scripts,
     st.just(("raise",)),
+    st.just(("raise",)),
     st.tuples(st.just("raise every other"), st.integers(0, 1)),
-    st.tuples(st.just("emit"), st.sampled_from(EMITTED), fields),
+    st.tuples(st.just("emit"), st.sampled_from(NESTED), fields),
     st.tuples(st.just("emit bare"), st.sampled_from(["sample_drawn", "run_closed"])),
+    st.tuples(st.just("emit elsewhere"), st.sampled_from(LOOPS)),
     st.tuples(st.just("transform"), st.integers(0, 9)),
     st.tuples(st.just("detach"), st.integers(0, MOST_SUBSCRIPTIONS)),
-    st.tuples(st.just("mute and emit"), st.sampled_from(EMITTED), fields),
+    st.tuples(st.just("mute and emit"), st.sampled_from(NESTED), fields),
 )
 specs = st.fixed_dictionaries(
     {
         "signals": st.lists(st.sampled_from(SIGNALS), min_size=1, max_size=3, unique=True),
         "when": filters,
         "priority": st.integers(-1, 1),
-        "sender": st.sampled_from([None, None, *SENDERS]),
+        "sender": st.sampled_from([None, None, None, "a", "inner"]),
         "on_error": st.sampled_from(["raise", "isolate"]),
         "once": st.sampled_from([False, False, False, True]),
     }
+)
+casts = st.lists(st.tuples(specs, scripts), min_size=2, max_size=6)
+emissions = st.lists(
+    st.tuples(st.sampled_from(LOOPS), st.sampled_from(EMITTED), fields), min_size=1, max_size=4
 )
 ANSWERS: dict[str, Callable[[str], Any]] = {
     "stop": Stop,
@@ -104,6 +113,7 @@ class Side:
         outer = bus.bind(sender="a")
         inner = bus.bind(sender="inner", parent=outer)
         self.loops = {"a": outer, "b": bus.bind(sender="b"), "inner": inner}
+        self.loops["named like the inner one"] = bus.bind(sender="inner")
         bus.on("handler_failed", name="told")(self.note_failure)
 
     def note_failure(self, event: Any) -> None:
@@ -171,7 +181,7 @@ class Actor:
     def act(self) -> Any:
         self.calls += 1
         kind, *rest = self.script
-        if self.side.depth >= DEEPEST and kind in ("emit", "emit bare", "mute and emit", "transform"):
+        if self.side.depth >= DEEPEST and ("emit" in kind or kind == "transform"):
             return None
         self.side.depth += 1
         try:
@@ -200,6 +210,9 @@ class Actor:
 
     def do_emit_bare(self, signal: str) -> None:
         self.side.bus.emit(signal, **({"outcome": "failed"} if signal == "run_closed" else {}))
+
+    def do_emit_elsewhere(self, loop: str) -> None:
+        self.side.loops[loop].emit("sample_drawn")
 
     def do_transform(self, value: int) -> None:
         loop = self.side.loops["b"]
@@ -250,11 +263,16 @@ class BusMachine(RuleBasedStateMachine):
 
     def on_both(self, action: Callable[[Side], Any]) -> None:
         for side in self.sides:
-            side.attempt(lambda side=side: action(side))
+            side.attempt(partial(action, side))
 
     @property
     def made(self) -> int:
         return len(self.sides[1].actors)
+
+    @initialize(cast=casts)
+    def begin(self, cast: list[tuple[Spec, Script]]) -> None:
+        for spec, script in cast:
+            self.subscribe(spec, script)
 
     @precondition(lambda self: self.made < MOST_SUBSCRIPTIONS)
     @rule(spec=specs, script=scripts)
@@ -275,19 +293,21 @@ class BusMachine(RuleBasedStateMachine):
     def detach(self, place: int) -> None:
         self.on_both(lambda side: side.detach(place))
 
-    @rule(sender=st.sampled_from(SENDERS), signal=st.sampled_from(EMITTED), sent=fields)
-    def emit(self, sender: str, signal: str, sent: dict[str, int]) -> None:
-        self.on_both(lambda side: side.emit(sender, signal, sent))
+    @rule(emissions=emissions)
+    def emit(self, emissions: list[tuple[str, str, dict[str, int]]]) -> None:
+        for loop, signal, sent in emissions:
+            self.emit_one(loop, signal, sent)
 
-    @rule(sender=st.sampled_from(SENDERS), step=st.integers(1, 9), number=st.integers(2, 8))
-    def emit_steps(self, sender: str, step: int, number: int) -> None:
+    def emit_one(self, loop: str, signal: str, sent: dict[str, int]) -> None:
+        if signal == "batch_loaded":
+            self.on_both(lambda side: side.loops[loop].transform(signal, 10, **sent))
+        else:
+            self.on_both(lambda side: side.emit(loop, signal, sent))
+
+    @rule(loop=st.sampled_from(LOOPS), step=st.integers(1, 9), number=st.integers(3, 6))
+    def emit_steps(self, loop: str, step: int, number: int) -> None:
         for count in range(number):
-            sent = {"epoch": 1, "step": step + count}
-            self.on_both(lambda side, sent=sent: side.emit(sender, "batch_finished", sent))
-
-    @rule(sender=st.sampled_from(SENDERS), value=st.integers(10, 19), sent=fields)
-    def transform(self, sender: str, value: int, sent: dict[str, int]) -> None:
-        self.on_both(lambda side: side.loops[sender].transform("batch_loaded", value, **sent))
+            self.emit_one(loop, "batch_finished", {"epoch": 1, "step": step + count})
 
     @rule(signal=st.sampled_from(SIGNALS))
     def mute(self, signal: str) -> None:
@@ -302,26 +322,27 @@ class BusMachine(RuleBasedStateMachine):
     def both_saw_the_same(self) -> None:
         real, naive = self.sides
         assert real.trace == naive.trace
-        for sender in SENDERS:
-            assert reasons(real.loops[sender].answers) == reasons(naive.loops[sender].answers)
+        for loop, emitter in real.loops.items():
+            assert reasons(emitter.answers) == reasons(naive.loops[loop].answers)
         for side in self.sides:
             side.trace.clear()
 
 
-class TestBus(BusMachine.TestCase):
-    settings = settings(
-        max_examples=60,
-        stateful_step_count=25,
+def effort(examples: int, rules: int) -> settings:
+    """Return how much to try."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=rules,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
 
 
-@pytest.mark.slow
-class TestBusLong(BusMachine.TestCase):
-    settings = settings(
-        max_examples=1500,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+class LongBusMachine(BusMachine):
+    """The same, for longer."""
+
+
+TestBus = BusMachine.TestCase
+TestBus.settings = effort(examples=60, rules=25)
+TestBusLong = pytest.mark.slow(LongBusMachine.TestCase)
+TestBusLong.settings = effort(examples=1500, rules=50)

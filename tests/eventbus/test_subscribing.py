@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_once_is_called_once_though_it_emits_its_own_signal(bus: EventBus, loop:
     assert steps == [1]
 
 
+def test_once_is_called_once_though_an_inner_emission_comes_before_it(
+    bus: EventBus, loop: Emitter
+) -> None:
+    steps = StepCollector()
+
+    @bus.on("batch_finished", priority=1)
+    def emit_first(bus: EventBus, step: int) -> None:
+        if step == 1:
+            bus.emit("batch_finished", epoch=1, step=50)
+
+    bus.once("batch_finished")(steps)
+    loop.emit("batch_finished", epoch=1, step=1)
+    assert steps.steps == [50]
+
+
 def test_once_is_used_up_by_a_call_that_raises(bus: EventBus, loop: Emitter) -> None:
     recorder = Recorder()
     bus.once("run_started")(recorder.failing("broken", ValueError("no")))
@@ -141,6 +157,22 @@ def test_detach_of_one_bound_method_leaves_its_sibling(bus: EventBus, loop: Emit
     bus.detach(pair.left)
     loop.emit("run_started")
     assert pair.calls == ["right"]
+
+
+def test_detach_of_one_handler_leaves_another_that_is_equal(bus: EventBus, loop: Emitter) -> None:
+    @dataclass
+    class Equal:
+        calls: list[str] = field(default_factory=list)
+
+        def __call__(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    one, other = Equal(), Equal()
+    bus.on("run_started")(one)
+    bus.on("run_started")(other)
+    bus.detach(one)
+    loop.emit("run_started")
+    assert (one.calls, other.calls) == ([], ["run_started"])
 
 
 def test_detach_of_something_never_subscribed_is_an_error(bus: EventBus) -> None:
@@ -197,7 +229,9 @@ class AsyncCallable:
 
 
 @pytest.mark.parametrize(
-    "handler", [asynchronous, AsyncCallable(), partial(asynchronous)], ids=["def", "call", "partial"]
+    "handler",
+    [asynchronous, AsyncCallable(), partial(asynchronous)],
+    ids=["def", "call", "partial"],
 )
 def test_an_async_handler_is_refused_when_it_subscribes(bus: EventBus, handler: Any) -> None:
     with pytest.raises(MISTAKE) as caught:

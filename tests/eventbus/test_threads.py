@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from eventbus import EventBus, Stop
+from eventbus import EventBus, Stop, every
 
 
 def at_once(*tasks: Callable[[], None]) -> None:
@@ -215,6 +215,51 @@ def test_stops_from_handlers_in_several_threads_stay_in_their_runs(bus: EventBus
     at_once(*(task(sender) for sender in loops))
     for sender, loop in loops.items():
         assert [answer.reason for answer in loop.answers] == [sender]
+
+
+def test_answers_of_several_threads_to_one_run_are_all_kept(bus: EventBus) -> None:
+    bus.on("text_written")(lambda tag: Stop(tag))
+    loop = bus.bind(sender="train")
+
+    def task(name: str) -> Callable[[], None]:
+        def run() -> None:
+            for number in range(100):
+                loop.emit("text_written", tag=f"{name}{number}", text="")
+
+        return run
+
+    with switching_often():
+        at_once(*(task(name) for name in "abc"))
+    assert len(loop.answers) == 300
+
+
+def test_answers_from_elsewhere_are_taken_once_though_threads_read_them(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+
+    def give() -> None:
+        for number in range(200):
+            bus.answer(Stop(str(number)))
+
+    def read() -> None:
+        for _ in range(200):
+            assert loop.answers is not None
+
+    with switching_often():
+        at_once(give, read, read, read)
+    assert [answer.reason for answer in loop.answers] == [str(number) for number in range(200)]
+
+
+def test_counts_of_several_threads_are_exact(bus: EventBus) -> None:
+    calls: list[int] = []
+    bus.on("sample_drawn", when=every(3))(lambda: calls.append(1))
+
+    def task() -> None:
+        for _ in range(300):
+            bus.emit("sample_drawn")
+
+    with switching_often():
+        at_once(task, task, task)
+    assert len(calls) == 300
 
 
 def test_signals_may_be_declared_and_found_from_several_threads(bus: EventBus) -> None:

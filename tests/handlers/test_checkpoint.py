@@ -35,7 +35,7 @@ class Training:
         self.epoch = 0
         self.extra: Any = None
         self.resumed_from: str | None = None
-        self.loop: Emitter = bus.bind(sender=context.pop("run", "train"), **context)
+        self.loop: Emitter = bus.bind(sender=context.pop("sender", "train"), **context)
 
     def give(self) -> list[State]:
         parts = [State("model", {"weight": self.weight}), State("loop", {"epoch": self.epoch})]
@@ -171,10 +171,10 @@ def test_what_another_run_saved_is_neither_deleted_nor_counted(tmp_path: Path) -
 
 def test_run_after_another_on_one_bus_leaves_the_others_alone(tmp_path: Path) -> None:
     bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, keep=1))
+    bus.attach(Checkpoint(tmp_path, keep=2, best=None))
     for _ in range(2):
         Training(bus).run(3)
-    assert epochs_in(tmp_path) == [3, 3]
+    assert epochs_in(tmp_path) == [2, 3, 2, 3]
 
 
 def test_two_handlers_in_one_directory_rotate_their_own(tmp_path: Path) -> None:
@@ -500,6 +500,15 @@ def test_run_of_another_name_is_not_gone_on_from(tmp_path: Path) -> None:
         bus = EventBus()
         bus.attach(Checkpoint(tmp_path, resume="auto"))
         assert Training(bus, run=name).run(2).resumed_from is None
+
+
+def test_run_without_a_name_goes_on_from_one_without(tmp_path: Path) -> None:
+    resumed = []
+    for _ in range(2):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, resume="auto"))
+        resumed.append(Training(bus, sender=None).run(2).resumed_from)
+    assert resumed == [None, str(tmp_path / "step-00000020-0002")]
 
 
 def test_folds_that_are_killed_go_on_each_from_its_own(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_attempt_of_a_dead_process_is_swept(folder: Folder) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        ".unfinished-10-1-00000000-1-0123abcd",  # of another machine
+        f".unfinished-10-1-00000000-{os.getpid()}-0123abcd",  # of another machine
         f".unfinished-10-1-{_checkpoint_files._HOST}-{os.getppid()}-0123abcd",  # alive
         ".unfinished-notes",
         "unfinished",
@@ -345,8 +345,9 @@ def cut(path: Path, size: int) -> None:
 
 
 def link(path: Path) -> None:
-    path.rename(path.with_suffix(".moved"))
-    path.symlink_to(path.with_suffix(".moved"))
+    elsewhere = path.parent.parent / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def pipe(path: Path) -> None:

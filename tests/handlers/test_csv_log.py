@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventbus import EventBus, every
@@ -92,17 +92,27 @@ def test_pandas_reads_the_numbers_nan_and_infinities_too(bus: EventBus, path: Pa
     name=st.text(min_size=1).filter(lambda name: name not in ("epoch", "step", "reason")),
     text=st.text(min_size=1),
 )
-def test_any_number_name_and_text_come_back_through_the_csv_module(
+@example(value=math.nan, name='a,"b"\r\nc', text='"\n"')
+@example(value=-0.0, name="\r", text="\r")
+@example(value=1, name="\n\n", text=",")
+def test_any_number_name_and_text_come_back_also_after_a_resume(
     tmp_path_factory: pytest.TempPathFactory, value: float, name: str, text: str
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "metrics.csv"
+    log = CSVLog(path, on="epoch_interrupted")
     bus = EventBus(strict=True)
-    bus.attach(CSVLog(path, on="epoch_interrupted"))
-    loop = start(bus)
-    for step in (1, 2):
-        loop.emit("epoch_interrupted", epoch=1, step=step, reason=text, metrics={name: value})
+    bus.attach(log)
+    fields: dict[str, Any] = {"epoch": 1, "reason": text, "metrics": {name: value}}
+    start(bus).emit("epoch_interrupted", step=1, **fields)
+    loop = resume(bus, bus.emit("state_requested").state)
+    loop.emit("epoch_interrupted", step=2, **fields)
+    assert [row["step"] for row in rows_of(path)] == ["1", "2"]
     assert [row["reason"] for row in rows_of(path)] == [text, text]
     assert [repr(type(value)(row[name])) for row in rows_of(path)] == [repr(value)] * 2
+    assert [(row["step"], repr(row[name])) for row in CSVLog.read(path)] == [
+        (1, repr(value)),
+        (2, repr(value)),
+    ]
 
 
 def test_a_metric_called_like_a_count_gets_a_column_of_its_own(bus: EventBus, path: Path) -> None:

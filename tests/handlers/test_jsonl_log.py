@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventbus import EventBus, every
@@ -97,6 +97,7 @@ def test_nan_and_infinities_are_strings_in_the_file_and_numbers_again_when_read(
     metrics=st.dictionaries(st.text(), st.floats() | st.integers() | st.booleans()),
     text=st.text(st.characters()).filter(lambda text: text not in NOT_NUMBERS),
 )
+@example(metrics={"\udc80": 1.0, "\n": math.nan}, text="\udc80\u2028\n")
 def test_any_metrics_and_text_survive_as_valid_json(
     tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float], text: str
 ) -> None:

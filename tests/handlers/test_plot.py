@@ -122,7 +122,7 @@ def test_any_name_and_any_value_can_be_drawn(bus: EventBus, tmp_path: Path) -> N
     names = ["$loss", "a_$b$_c", "_hidden", "^", "\\frac", "a\nb", "%", "<&>"]
     values = [math.nan, math.inf, -math.inf, 3e38, -1e308, 0.0, -0.0, 1e-320]
     finish_epochs(start(bus), 1, 1, **dict(zip(names, values, strict=True)))
-    assert size_of(path)
+    assert min(size_of(path)) > 0
 
 
 def test_a_path_that_does_not_say_what_to_draw_is_refused() -> None:
@@ -146,4 +146,4 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_it_draws_without_a_display_and_without_pyplot(tmp_path: Path) -> None:
     child = run_child(WITHOUT_A_DISPLAY, tmp_path / "curves.png")
     assert child.returncode == 0, child.stderr
-    assert size_of(tmp_path / "curves.png")
+    assert min(size_of(tmp_path / "curves.png")) > 0

@@ -1,0 +1,60 @@
+"""Handlers that change batches by chance, the same way each time a run is repeated or resumed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from eventbus import Filter, Priority, handles
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BatchAlteration"]
+
+
+class BatchAlteration(ABC):
+    """Replaces batches on `batch_loaded`, with a random generator of its own.
+
+    The generator is on the CPU. It begins anew, from its seed, with a run that does not resume; a
+    resumed one goes on where the checkpoint was made. Nothing else draws from it, and it draws from
+    no other, so attaching one changes no other random number of the run.
+
+    Parameters
+    ----------
+    seed
+        Of the generator.
+    when
+        A filter on the batches.
+    """
+
+    def __init__(self, seed: int, when: Filter | None) -> None:
+        import torch
+
+        self.seed = seed
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+        marked = handles("batch_loaded", when=when, priority=Priority.ALTER)(self.alter)
+        self.alter = marked  # type: ignore[method-assign]  # marked with what was asked for
+
+    def alter(self, batch: Any) -> Any:
+        """Return the batch that takes the place of `batch`."""
+        return self._altered(batch)
+
+    @abstractmethod
+    def _altered(self, batch: Any) -> Any:
+        """Make the new batch; the old one is not changed."""
+
+    @handles("run_started", priority=Priority.ALTER)
+    def start(self, resumed_from: str | None = None) -> None:
+        """Begin with the seed again, unless the run resumes."""
+        if resumed_from is None:
+            self.generator.manual_seed(self.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the generator is."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the random numbers from there."""
+        self.generator.set_state(state["generator"].cpu())

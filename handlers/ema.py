@@ -1,0 +1,242 @@
+"""An exponential moving average of the weights, and validation with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from eventbus import Event, Filter, Priority, handles
+
+from ._parts import Parts, bare
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["EMA"]
+
+logger = logging.getLogger("eventbus.handlers.ema")
+
+_ENDS = ("validation_done", "validation_interrupted", "run_failed", "run_closed")
+
+
+class EMA:
+    """Average the weights exponentially: ``average = decay * average + (1 - decay) * weights``.
+
+    The average is a `torch.optim.swa_utils.AveragedModel`, with `get_ema_multi_avg_fn` and buffers;
+    it begins as a copy of the weights after the first step. Buffers of whole numbers or truth
+    values are copied, since averaging would round them.
+
+    ==================  =====================================================================
+    signals consumed    that of `on`; `run_started`; with `validate` also `validation_started`,
+                        `validation_done`, `validation_interrupted`, `run_failed`, `run_closed`,
+                        `state_requested`
+    values produced     `averaged`; with `validate` the model's weights during a validation
+    cost                each step: one pass over the weights, no synchronisation. Memory: one copy
+                        of the model, and a second one during a validation with it
+    state               the averaged weights and how often they were updated; starts anew with a
+                        run that does not resume
+    band, errors        MEASURE for the average, ALTER for the weights of a validation; raised
+    ==================  =====================================================================
+
+    Parameters
+    ----------
+    decay
+        From 0 to below 1; about ``1 / (1 - decay)`` steps are averaged.
+    validate
+        Have validations see the averaged weights. The trained ones are put back, bit for bit,
+        before anybody else hears of the validation's end, also when it was interrupted or the run
+        failed.
+    model
+        Which one, where the run has several.
+    on
+        The signal to update on.
+    when
+        A filter on it: ``every(10)`` steps, ``from_(1000)``.
+
+    Attributes
+    ----------
+    averaged : torch.optim.swa_utils.AveragedModel or None
+        Call it, or save `averaged.module`; None before the first update. It is on the model's
+        device and in evaluation mode.
+    updates : int
+        How often it was updated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import EMA
+    >>> bus, ema = EventBus(), EMA(decay=0.5)
+    >>> _ = bus.attach(ema)
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> loop = bus.bind(sender="train", model=model)
+    >>> for step, weight in enumerate([1.0, 3.0, 5.0], start=1):
+    ...     _ = model.weight.data.fill_(weight)
+    ...     _ = loop.emit("batch_finished", epoch=1, step=step)
+    >>> ema.averaged.module.weight.item()       # (1 + 3) / 2 = 2, then (2 + 5) / 2
+    3.5
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        *,
+        validate: bool = False,
+        model: str | None = None,
+        on: str = "batch_finished",
+        when: Filter | None = None,
+    ) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA: decay is from 0 to below 1, got {decay!r}")
+        self.decay, self.validate = decay, validate
+        self._models = Parts("EMA", "model", model)
+        self._trained: list[Tensor] = []  # the model's own weights, while it has the averaged ones
+        self._start_over()
+        updated = handles(on, when=when, priority=Priority.MEASURE)(self.update)
+        self.update = updated  # type: ignore[method-assign]  # marked with what was asked for
+        if validate:
+            self._mark_exchange()
+
+    def _mark_exchange(self) -> None:
+        began = handles("validation_started", priority=Priority.ALTER)(self.lend)
+        ended = handles(*_ENDS, priority=Priority.ALTER)(self.put_back)
+        saved = handles("state_requested", priority=Priority.ALTER)(self.protect)
+        self.lend, self.put_back, self.protect = began, ended, saved  # type: ignore[method-assign]  # likewise
+
+    def _start_over(self) -> None:
+        self.averaged: AveragedModel | None = None
+        self.updates = 0
+        self._restored: dict[str, Tensor] = {}
+
+    @handles("run_started", priority=Priority.MEASURE)
+    def start(self, resumed_from: str | None = None) -> None:
+        """Forget the average of an earlier run, unless this one resumes."""
+        if resumed_from is None:
+            self._start_over()
+
+    # -- the average
+
+    def update(self, event: Event) -> None:
+        """Count the weights as they are now."""
+        model = self._model(event)
+        if model is None:
+            return
+        average = self._averaged_of(model)
+        self._count_in(average.module, model)
+        self.updates += 1
+        average.n_averaged += 1  # on the CPU: AveragedModel's own update would wait for the device
+
+    def _model(self, event: Event) -> Module | None:
+        model = self._models.one(event.context.get("models"))
+        return None if model is None else bare(model)
+
+    def _averaged_of(self, model: Module) -> AveragedModel:
+        """Return the average; made here at first, where the weights are on their device."""
+        if self.averaged is None:
+            with _plain_tensors():
+                self.averaged = _made_for(model)
+                if self._restored:
+                    self.averaged.load_state_dict(self._restored)
+            self._restored = {}
+        return self.averaged
+
+    def _count_in(self, average: Module, model: Module) -> None:
+        from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+        blend = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]  # torch's
+        with _plain_tensors():
+            for averages, values in _grouped(average, model):
+                if self.updates and _can_blend(averages[0]):
+                    blend(averages, values, self.updates)
+                else:
+                    _copy(values, averages)
+
+    # -- validation with it
+
+    def lend(self, event: Event) -> None:
+        """Give the model the averaged weights, where there are some."""
+        model = self._model(event)
+        if model is None or self._trained or not self.updates:
+            return
+        averaged = self._averaged_of(model)
+        with _plain_tensors():
+            # All are kept before the first is changed: Ctrl-C in between loses nothing.
+            self._trained = [tensor.detach().clone() for tensor in _tensors(model)]
+            _copy(_tensors(averaged.module), _tensors(model))
+
+    def put_back(self, event: Event) -> None:
+        """Give the model its own weights again, where it has not got them."""
+        model = self._model(event) if self._trained else None
+        if model is not None:
+            with _plain_tensors():
+                _copy(self._trained, _tensors(model))
+            self._trained = []
+
+    def protect(self, event: Event) -> None:
+        """Keep the averaged weights out of a checkpoint that is made during a validation."""
+        if self._trained:
+            self.put_back(event)
+            logger.warning(
+                "a checkpoint is made during a validation: what is left of it is validated with "
+                "the trained weights, not with the averaged ones"
+            )
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights, as they are on their device, and the number of updates."""
+        averaged = self._restored if self.averaged is None else self.averaged.state_dict()
+        return {"averaged": dict(averaged), "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; it goes to the model's device when first needed."""
+        self.averaged = None
+        self._restored, self.updates = dict(state["averaged"]), state["updates"]
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Work on weights without a graph, also inside `torch.inference_mode`.
+
+    A tensor that is made there could not be changed outside again.
+    """
+    import torch
+
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _made_for(model: Module) -> AveragedModel:
+    from torch.optim.swa_utils import AveragedModel
+
+    averaged = AveragedModel(model, use_buffers=True)
+    averaged.n_averaged = averaged.n_averaged.cpu()  # `torch.set_default_device` may lead elsewhere
+    averaged.requires_grad_(False)
+    return averaged.eval()
+
+
+def _tensors(model: Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _grouped(average: Module, model: Module) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Pair the tensors of two models, by device and type, as one kernel takes them."""
+    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for averaged, value in zip(_tensors(average), _tensors(model), strict=True):
+        group = groups.setdefault((averaged.device, averaged.dtype), ([], []))
+        group[0].append(averaged)
+        group[1].append(value.to(averaged.device, averaged.dtype))
+    return list(groups.values())
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
+
+def _can_blend(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -1,0 +1,107 @@
+"""Keep gradients from becoming too large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from eventbus import EventBus, Filter, Priority, handles
+
+from ._parts import Parts
+
+__all__ = ["GradientClipping"]
+
+
+class GradientClipping:
+    """Clip the gradients by their norm, or by value, before the optimizer steps.
+
+    ==================  =====================================================================
+    signals consumed    `backward_finished`
+    values produced     `metrics_measured` with `gradient_norm`: the norm over all gradients before
+                        clipping, a scalar tensor on its device, unread; only when clipping by norm.
+                        The gradients, in place
+    cost                two passes over the gradients by norm, one by value; no synchronisation
+    state               none
+    band, errors        ALTER; raised
+    ==================  =====================================================================
+
+    The loop has to emit `backward_finished`, with gradients that are unscaled.
+
+    Parameters
+    ----------
+    max_norm
+        Scale all gradients down together so that their norm is at most this, above 0 (Pascanu et
+        al., 2013, "On the difficulty of training recurrent neural networks", algorithm 1).
+        ``math.inf`` clips nothing, and only measures.
+    max_value
+        Clamp each element to between -`max_value` and `max_value`, above 0. Give one of the two.
+    norm_type
+        Which p-norm; ``math.inf`` for the largest magnitude.
+    model
+        Whose gradients, where the run has several models; unless given those of all, as one
+        vector.
+    when
+        A filter on the steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import GradientClipping
+    >>> bus = EventBus()
+    >>> _ = bus.attach(GradientClipping(max_norm=1.0))
+    >>> @bus.on("metrics_measured")
+    ... def show(metrics): print(metrics)
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> model.weight.grad = torch.tensor([[3.0, 4.0]])
+    >>> _ = bus.bind(sender="train", model=model).emit("backward_finished", epoch=1, step=1)
+    {'gradient_norm': tensor(5.)}
+    >>> model.weight.grad
+    tensor([[0.6000, 0.8000]])
+    """
+
+    def __init__(
+        self,
+        max_norm: float | None = None,
+        *,
+        max_value: float | None = None,
+        norm_type: float = 2.0,
+        model: str | None = None,
+        when: Filter | None = None,
+    ) -> None:
+        _check(max_norm, max_value, norm_type)
+        self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
+        self._models = Parts("GradientClipping", "model", model)
+        marked = handles("backward_finished", when=when, priority=Priority.ALTER)(self.clip)
+        self.clip = marked  # type: ignore[method-assign]  # marked with what was asked for
+
+    def clip(self, bus: EventBus, models: Mapping[str, Any]) -> None:
+        """Clip the gradients of a step; the norm is passed on without being read."""
+        from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+        with_gradient = [
+            parameter
+            for model in self._models.all(models).values()
+            for parameter in model.parameters()
+            if parameter.grad is not None
+        ]
+        if not with_gradient:
+            return
+        if self.max_value is not None:
+            clip_grad_value_(with_gradient, self.max_value)
+        if self.max_norm is not None:
+            norm = clip_grad_norm_(with_gradient, self.max_norm, self.norm_type)
+            bus.emit("metrics_measured", metrics={"gradient_norm": norm})
+
+
+def _check(max_norm: float | None, max_value: float | None, norm_type: float) -> None:
+    if (max_norm is None) == (max_value is None):
+        raise ValueError(
+            "GradientClipping takes one of max_norm and max_value; "
+            f"got max_norm={max_norm!r}, max_value={max_value!r}"
+        )
+    limits = {"max_norm": max_norm, "max_value": max_value, "norm_type": norm_type}
+    for name, limit in limits.items():
+        if limit is not None and (math.isnan(limit) or limit <= 0):
+            raise ValueError(f"GradientClipping: {name} is above 0, got {limit!r}")
