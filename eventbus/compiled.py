@@ -328,13 +328,13 @@ def _shared_names(port: Port[Any], plan: Plan) -> dict[str, Any]:
     }
 
 
-class NotSent(Exception):
+class NotSentError(Exception):
     """A handler that is due asks for a field that was not sent."""
 
 
 def _need(value: Any) -> Any:
     if value is UNSENT:
-        raise NotSent
+        raise NotSentError
     return value
 
 
@@ -354,7 +354,7 @@ def _failed(
     traceback = error.__traceback__
     assert traceback is not None, "it was raised in the function's own frame"
     index = handler_lines[traceback.tb_lineno]
-    if isinstance(error, NotSent):  # the handler was not called: the interpreter words it
+    if isinstance(error, NotSentError):  # the handler was not called: the interpreter words it
         return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
     began = dispatch.Began(index, None, error)
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, began)

@@ -123,13 +123,8 @@ def _run_event(
         if event is not None:
             _call_all(plan, event, given, began)
         answers = emitter.pending.answers
-<<<<<<< HEAD
-        if emitter.bus.inbox.untold:
-            _tell_stops(emitter.bus.inbox.take_untold(), emitter, event)
-=======
         if emitter.bus.inbox.untold and not emitter.inner:  # told where all can hear it
-            _tell_stops(emitter.bus.inbox.take_untold(), emitter)
->>>>>>> main
+            _tell_stops(emitter.bus.inbox.take_untold(), emitter, event)
     finally:
         if signal.ends:
             signal.end(emitter)

@@ -52,7 +52,7 @@ class Filter:
         raise NotImplementedError
 
     def expression(self, clock: str) -> str | None:
-        """Return the test as Python source over the clock, or None where it reads more than that."""
+        """Return the test as source over the clock, or None where it reads more than that."""
         return None
 
     def precondition(self, clock: str) -> str | None:
