@@ -94,7 +94,7 @@ class Port(Generic[P]):
         """Emit fields that nobody has checked yet, and perhaps context with them."""
         if self.settled:
             try:
-                return self.emit(**fields)
+                return self.emit(**fields)  # type: ignore[call-arg]  # the names are checked by the call
             except TypeError as error:
                 if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                     raise  # not the call itself: a handler's
