@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import math
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny_gpt import TinyGPT, crops, texts
-from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from eventbus import EventBus, Priority, every
-from eventbus.handlers import Checkpoint, ConsoleLog, CSVLog
+from eventbus import EventBus, every
+from eventbus.handlers import Checkpoint, ConsoleLog, CSVLog, GradientClipping, LRSchedule
 from eventbus.loops import Run
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,7 +27,7 @@ DTYPE = torch.float16 if DEVICE == "cuda" else torch.bfloat16
 
 def train(bus: EventBus, model: TinyGPT, options: argparse.Namespace) -> Run:
     """Train with gradient accumulation and mixed precision; validate every so many steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
     scaler = torch.amp.GradScaler(DEVICE, enabled=DTYPE is torch.float16)
     training, held_out = texts()
     batches = crops(training, options.batch_size, DEVICE)
@@ -59,6 +59,7 @@ def train(bus: EventBus, model: TinyGPT, options: argparse.Namespace) -> Run:
 def attach_handlers(bus: EventBus, options: argparse.Namespace) -> Checkpoint:
     """Attach all that happens besides the training; return the one that knows the best weights."""
     folder: Path = options.run_dir
+    decay = partial(CosineAnnealingLR, T_max=options.decay_steps, eta_min=3e-4)
     checkpoint = Checkpoint(
         folder / "checkpoints",
         on="validation_done",
@@ -70,27 +71,14 @@ def attach_handlers(bus: EventBus, options: argparse.Namespace) -> Checkpoint:
     bus.attach(ConsoleLog(when=every(50)))
     rows = {"batch_finished": every(10), "validation_done": None}
     bus.attach(CSVLog(folder / "log.csv", on=rows))
-
-    @bus.on("batch_started", priority=Priority.ALTER)
-    def set_learning_rate(step: int, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * warm_up_and_decay(step, options.decay_steps)
-
-    @bus.on("backward_finished", priority=Priority.ALTER)
-    def clip_gradients(model: nn.Module) -> None:
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    bus.attach(GradientClipping(max_norm=1.0))
+    bus.attach(LRSchedule(decay, per="step", warmup_steps=options.warmup_steps))
 
     @bus.on("run_finished")
     def write_sample(model: TinyGPT) -> None:
         print("\n" + model.sample("The ", 200) + "\n")
 
     return checkpoint
-
-
-def warm_up_and_decay(step: int, decay_steps: int, warm_up: int = 20, least: float = 0.1) -> float:
-    """Return the share of the full learning rate: linear up, then half a cosine down."""
-    done = min(1.0, max(0, step - warm_up) / max(1, decay_steps - warm_up))
-    return min(1.0, step / warm_up) * (least + (1 - least) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def loop_lines() -> int:
@@ -105,7 +93,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     sizes: dict[str, Any] = {
         "steps": 300,
-        "decay-steps": 300,
+        "warmup-steps": 20,
+        "decay-steps": 280,
         "validate-every": 100,
         "accumulate": 2,
         "batch-size": 8,

@@ -18,47 +18,25 @@ the save: after a resume at an earlier step the newest is still the one that was
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import re
-import secrets
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eventbus import EventBusError
-
-from ._checkpoint_manifest import LARGEST_MANIFEST, Manifest, Sum, decode, encode
-from ._checkpoint_payload import read_payload, summed, write_payload
+from ._checkpoint_attempts import attempt_name, is_abandoned, under_way
+from ._checkpoint_loading import CheckpointError, cause, load_checkpoint, read_manifest
+from ._checkpoint_manifest import MANIFEST, STATE, Manifest, encode
+from ._checkpoint_payload import write_payload
 from ._files import Files
 
-__all__ = ["CheckpointError", "Folder", "SavedCheckpoint", "load_checkpoint", "read_manifest"]
+__all__ = ["Folder", "SavedCheckpoint", "load_newest", "logger"]
 
 logger = logging.getLogger("eventbus.handlers.checkpoint")
 
-_STATE, _MANIFEST, _LATEST = "state.pt", "manifest.json", "latest"
+_LATEST = "latest"
 _NAME = re.compile(r"step-(\d+)-(\d+)")
-_UNFINISHED = re.compile(r"\.unfinished-.+-([0-9a-f]{8})-([1-9]\d{0,8})-([0-9a-f]{8})")
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-_TOKEN = secrets.token_hex(4)  # tells this process from an earlier one that had the same id
-_under_way: set[str] = set()  # names of this process's unfinished attempts, in any thread
-
-
-class CheckpointError(EventBusError):
-    """A checkpoint could not be written, or cannot be used.
-
-    Attributes
-    ----------
-    path : str
-        The checkpoint, or the directory that it was to be in.
-    """
-
-    def __init__(self, message: str, *, path: Path) -> None:
-        super().__init__(message, handler="Checkpoint")
-        self.path = str(path)
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,7 @@ class Folder:
         self.path, self.files = path, files
 
     def numbered(self) -> list[tuple[int, Path]]:
-        """List what has the name of a checkpoint, in the order of saving, with the save's number."""
+        """List what has the name of a checkpoint, with the number of the save, in that order."""
         found = []
         for entry in self.files.scandir(self.path):
             match = _NAME.fullmatch(entry.name)
@@ -133,38 +111,36 @@ class Folder:
         try:
             self.sweep()
             number = self.newest_number() + 1
-            attempt = self.path / _unfinished(f"{draft.step or 0}-{number}")
+            attempt = self.path / attempt_name(f"{draft.step or 0}-{number}")
             with self._attempt(attempt):
                 manifest = self._write(attempt, draft, state)
                 number, path = self._name(attempt, draft.step or 0, number)
             return SavedCheckpoint(path, number, manifest)
         except OSError as error:
             raise CheckpointError(
-                f"no checkpoint was written in {self.path}: {_cause(error)}; "
+                f"no checkpoint was written in {self.path}: {cause(error)}; "
                 f"those that were there are as they were",
                 path=self.path,
             ) from error
 
     @contextlib.contextmanager
     def _attempt(self, path: Path) -> Iterator[None]:
-        _under_way.add(path.name)
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(OSError):
-                self._discard(path)
-            raise
-        finally:
-            _under_way.discard(path.name)
+        with under_way(path.name):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._discard(path)
+                raise
 
     def _write(self, attempt: Path, draft: Manifest, state: Mapping[str, Any]) -> Manifest:
         self.files.makedirs(self.path)
         self.files.mkdir(attempt)
-        with self.files.create(attempt / _STATE) as file:
-            sums = {_STATE: write_payload(self.files, file, state)}
+        with self.files.create(attempt / STATE) as file:
+            sums = {STATE: write_payload(self.files, file, state)}
             self.files.fsync(file)
         manifest = replace(draft, files=sums)
-        self._write_file(attempt / _MANIFEST, encode(manifest))
+        self._write_file(attempt / MANIFEST, encode(manifest))
         self.files.fsync_directory(attempt)
         return manifest
 
@@ -189,7 +165,7 @@ class Folder:
 
     def point_latest(self, saved: SavedCheckpoint) -> None:
         """Write the name of a checkpoint into the file `latest`, at one instant."""
-        attempt = self.path / _unfinished(_LATEST)
+        attempt = self.path / attempt_name(_LATEST)
         try:
             with self._attempt(attempt):
                 self._write_file(attempt, f"{saved.path.name}\n".encode())
@@ -198,7 +174,7 @@ class Folder:
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint {saved.path} is written, but {self.path / _LATEST} does not name it: "
-                f"{_cause(error)}",
+                f"{cause(error)}",
                 path=saved.path,
             ) from error
 
@@ -210,28 +186,28 @@ class Folder:
         It loses its name first, so a process that dies here leaves no half of a checkpoint.
         """
         try:
-            strange = self._strangers(saved.path, {*saved.manifest.files, _MANIFEST})
+            strange = self._strangers(saved.path, {*saved.manifest.files, MANIFEST})
             if strange:
                 logger.warning("%s is kept, for it holds %s", saved.path, strange)
                 return
-            doomed = self.path / _unfinished(saved.path.name)
+            doomed = self.path / attempt_name(saved.path.name)
             self.files.rename(saved.path, doomed)
             self._discard(doomed)
         except OSError as error:
-            logger.warning("%s is not deleted: %s", saved.path, _cause(error))
+            logger.warning("%s is not deleted: %s", saved.path, cause(error))
 
     def sweep(self) -> None:
         """Delete what processes that died, or failed attempts of this one, left unfinished."""
         for entry in self.files.scandir(self.path):
-            if _is_abandoned(entry.name):
+            if is_abandoned(entry.name):
                 try:
                     self._discard(self.path / entry.name)
                 except OSError as error:
-                    logger.warning("%s is not deleted: %s", entry.path, _cause(error))
+                    logger.warning("%s is not deleted: %s", entry.path, cause(error))
 
     def _discard(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
-            if self._strangers(path, {_STATE, _MANIFEST}):
+            if self._strangers(path, {STATE, MANIFEST}):
                 return
             for entry in self.files.scandir(path):
                 self.files.unlink(path / entry.name)
@@ -248,100 +224,17 @@ class Folder:
         return ", ".join(names)
 
 
-def read_manifest(path: Path, files: Files) -> Manifest:
-    """Read what a checkpoint says of itself; its payload is not touched.
+def load_newest(path: Path, files: Files) -> tuple[Path, dict[str, Any]]:
+    """Load a checkpoint, or the newest in a directory of them that verifies; return its path too.
 
     Raises
     ------
     CheckpointError
-        It has no manifest, or one that is damaged.
+        There is none, or it is damaged.
     """
-    with _unusable(path), _regular(path / _MANIFEST, files) as file:
-        data = file.read(LARGEST_MANIFEST + 1)
-        if len(data) > LARGEST_MANIFEST:
-            raise ValueError(f"the manifest is larger than {LARGEST_MANIFEST} bytes")
-        return decode(data)
-
-
-def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
-    """Verify a checkpoint, then load its state: plain Python and CPU tensors.
-
-    Raises
-    ------
-    CheckpointError
-        A file is missing, is too many, or is not what the manifest says; or the state holds more
-        than plain Python and tensors.
-    """
-    manifest = read_manifest(path, files)
-    with _unusable(path):
-        names = {entry.name for entry in files.scandir(path)}
-        if names != {*manifest.files, _MANIFEST}:
-            raise ValueError(_difference({*manifest.files, _MANIFEST}, names))
-        if set(manifest.files) != {_STATE}:
-            raise ValueError(f"its manifest lists {', '.join(manifest.files)}, not {_STATE}")
-        with _regular(path / _STATE, files) as file:
-            _compare(summed(file), manifest.files[_STATE])
-            file.seek(0)  # the very file that was verified
-            return read_payload(file)
-
-
-def _difference(expected: set[str], found: set[str]) -> str:
-    missing, extra = expected - found, found - expected
-    return f"files missing: {sorted(missing) or 'none'}, not in the manifest: {sorted(extra) or 'none'}"
-
-
-def _compare(found: Sum, expected: Sum) -> None:
-    if found.bytes != expected.bytes:
-        raise ValueError(f"{_STATE} has {found.bytes} bytes instead of {expected.bytes}")
-    if found.sha256 != expected.sha256:
-        raise ValueError(f"{_STATE} does not match its SHA-256")
-
-
-def _regular(path: Path, files: Files) -> Any:
-    """Open a file that is neither a link nor a pipe: the one might lead away, the other hang."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ValueError(f"{path.name} is not a regular file")
-    return files.open(path)
-
-
-@contextlib.contextmanager
-def _unusable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (CheckpointError, MemoryError):
-        raise
-    except Exception as error:  # a hostile or torn pickle may raise anything
-        why = _cause(error) if isinstance(error, OSError) else _first_line(error)
-        raise CheckpointError(f"checkpoint {path} cannot be used: {why}", path=path) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _cause(error: OSError) -> str:
-    return f"{error.strerror or error} (errno {error.errno}, {error.filename or 'while writing'})"
-
-
-def _unfinished(what: str) -> str:
-    return f".unfinished-{what}-{_HOST}-{os.getpid()}-{_TOKEN}"
-
-
-def _is_abandoned(name: str) -> bool:
-    match = _UNFINISHED.fullmatch(name)
-    if match is None or match[1] != _HOST or name in _under_way:
-        return False
-    pid = int(match[2])
-    return pid == os.getpid() or not _is_alive(pid)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # there is no harmless signal to ask with
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    if (path / MANIFEST).exists():
+        return path, load_checkpoint(path, files)
+    found = Folder(path, files).newest_loadable(lambda saved: True)
+    if found is None:
+        raise CheckpointError(f"there is no checkpoint that can be used at {path}", path=path)
+    return found[0].path, found[1]

@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["FORMAT", "LARGEST_MANIFEST", "Manifest", "Sum", "decode", "encode"]
+__all__ = ["FORMAT", "LARGEST_MANIFEST", "MANIFEST", "STATE", "Manifest", "Sum", "decode", "encode"]
+
+MANIFEST, STATE = "manifest.json", "state.pt"
+"""The files of a checkpoint."""
 
 FORMAT = 1
 """The version of the format that this code writes."""
@@ -111,7 +114,7 @@ def _verified(content: dict[str, Any], data: bytes) -> Manifest:
 
 def _plain(name: str) -> str:
     """Refuse a name that could lead out of the checkpoint's directory."""
-    if name in ("", ".", "..", "manifest.json") or any(mark in name for mark in "/\\:\0"):
+    if name in ("", ".", "..", MANIFEST) or any(mark in name for mark in "/\\:\0"):
         raise ValueError(f"a file may not be named {name!r}")
     return name
 

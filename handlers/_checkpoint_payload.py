@@ -1,11 +1,11 @@
-"""The state itself, as `state.pt`: refused where it would not load again, summed while it is written."""
+"""The state itself: refused where it would not load again, summed while it is written."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from ._checkpoint_manifest import Sum
 
@@ -132,7 +132,7 @@ def write_payload(files: Files, file: BinaryIO, state: Mapping[str, Any]) -> Sum
 
     writer = SummingWriter(files, file)
     try:
-        torch.save(dict(state), writer)
+        torch.save(dict(state), cast("IO[bytes]", writer))  # it calls write and flush alone
     except BaseException as error:
         if writer.error is not None and writer.error is not error:
             raise writer.error from None  # torch.save hides the cause behind "unexpected pos"

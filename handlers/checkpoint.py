@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._checkpoint_files import CheckpointError, Folder, SavedCheckpoint, load_checkpoint, logger
+from ._checkpoint_facts import directory_of, draft_of, run_name
+from ._checkpoint_files import Folder, SavedCheckpoint, load_newest, logger
+from ._checkpoint_loading import CheckpointError
 from ._checkpoint_manifest import Manifest
 from ._checkpoint_payload import offender
 from ._files import Files
-from ._monitor import Mode, Monitor, as_number
+from ._monitor import Mode, Monitor
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
@@ -95,7 +92,8 @@ class Checkpoint:
     ... def weights(model): return State("model", model.state_dict())
     >>> loop = bus.bind(sender="train", model=model)
     >>> for epoch, loss in enumerate([0.5, 0.7, 0.6], start=1):
-    ...     _ = loop.emit("epoch_finished", epoch=epoch, step=10 * epoch, metrics={"val_loss": loss})
+    ...     _ = loop.emit("epoch_finished", epoch=epoch, step=10 * epoch,
+    ...                   metrics={"val_loss": loss})
     >>> checkpoint.best_path.name, checkpoint.last_path.name
     ('step-00000010-0001', 'step-00000030-0003')
     >>> sorted(Checkpoint.load(checkpoint.last_path)["model"])
@@ -133,10 +131,9 @@ class Checkpoint:
     def save(self, event: Event) -> None:
         """Save now; called on the signals of `on`."""
         self._adopt(event.context.get("run_id"))
-        metrics = event.fields.get("metrics")
         if self.monitor is not None:
-            self.monitor.read(metrics)
-        draft = _draft(event, _numbers(metrics))
+            self.monitor.read(event.fields.get("metrics"))
+        draft = draft_of(event)
         writes = current_rank() == 0
         if writes:
             self._own.append(draft.id)  # before the state is asked for, which holds it
@@ -158,16 +155,9 @@ class Checkpoint:
         self._run_id = run_id
 
     def _folder(self, event: Event) -> Folder:
-        path = self.directory
-        for name in ("run_id", "run"):
-            mark = f"{{{name}}}"
-            if mark in path:
-                path = path.replace(mark, _one_level(str(event.from_context(name))))
-        return Folder(Path(path), self.files)
+        return Folder(directory_of(self.directory, event), self.files)
 
-    def _commit(
-        self, folder: Folder, draft: Manifest, state: Mapping[str, Any]
-    ) -> SavedCheckpoint:
+    def _commit(self, folder: Folder, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
         found = offender(state)
         if found is not None:
             raise CheckpointError(
@@ -230,21 +220,17 @@ class Checkpoint:
         return Restored(str(saved_path))
 
     def _find(self, event: Event) -> tuple[Path, dict[str, Any]] | None:
+        folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         if self.resume == "never":
             return None
         if isinstance(self.resume, Path):
-            return _load(self.resume, self.files)
-        folder = self._folder(event)
-        wanted = _Wanted(
-            event.context.get("run_id"), _run_name(event), self._ended.get(folder.path, 0)
-        )
+            return load_newest(self.resume, self.files)
+        ended = self._ended.get(folder.path, 0)
+        wanted = _Wanted(event.context.get("run_id"), run_name(event), ended)
         found = folder.newest_loadable(wanted)
         if found is None and folder.newest_number():
-            logger.warning(
-                "no checkpoint in %s can be gone on from: the run %r starts afresh",
-                folder.path,
-                wanted.run,
-            )
+            text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
+            logger.warning(text, folder.path, wanted.run)
         return None if found is None else (found[0].path, found[1])
 
     @handles("run_finished", priority=Priority.PERSIST)
@@ -286,7 +272,7 @@ class Checkpoint:
         CheckpointError
             There is none, or it is damaged.
         """
-        return _load(Path(path), Files())[1]
+        return load_newest(Path(path), Files())[1]
 
     @staticmethod
     def saved(directory: str | os.PathLike[str]) -> list[SavedCheckpoint]:
@@ -305,55 +291,6 @@ class _Wanted:
     def __call__(self, saved: SavedCheckpoint) -> bool:
         same_run = self.run_id is not None and saved.manifest.run_id == self.run_id
         return same_run or (saved.manifest.run == self.run and saved.sequence > self.ended)
-
-
-def _load(path: Path, files: Files) -> tuple[Path, dict[str, Any]]:
-    if (path / "manifest.json").exists():
-        return path, load_checkpoint(path, files)
-    found = Folder(path, files).newest_loadable(lambda saved: True)
-    if found is None:
-        raise CheckpointError(f"there is no checkpoint that can be used at {path}", path=path)
-    return found[0].path, found[1]
-
-
-def _draft(event: Event, metrics: Mapping[str, float]) -> Manifest:
-    import torch
-
-    return Manifest(
-        id=secrets.token_hex(16),
-        epoch=event.fields.get("epoch"),
-        step=event.fields.get("step"),
-        metrics=metrics,
-        run_id=event.context.get("run_id"),
-        run=_run_name(event),
-        saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={
-            "eventbus": metadata.version("training-eventbus"),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-    )
-
-
-def _run_name(event: Event) -> str | None:
-    """Return the name of the run, where it has one: the bus puts the id in the place of none."""
-    name, run_id = event.context.get("run"), event.context.get("run_id")
-    return None if name == run_id else name
-
-
-def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """Read the metrics that are numbers (one transfer from the device); others are not kept."""
-    numbers = {}
-    for key, value in (metrics or {}).items():
-        with contextlib.suppress(TypeError):
-            numbers[key] = as_number(value, key)
-    return numbers
-
-
-def _one_level(name: str) -> str:
-    """Make a name one level of a path, which leads nowhere else."""
-    level = "".join("_" if mark in '/\\:\0' else mark for mark in name)
-    return "_" if level in ("", ".", "..") else level
 
 
 def _check(keep: int | None, resume: str | os.PathLike[str]) -> None:

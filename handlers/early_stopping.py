@@ -176,7 +176,7 @@ class EarlyStopping:
         """Put the best weights back; warn where the metric never came."""
         if self._best_weights is not None and self.restore_best:
             _put_back(self._best_weights, event)
-            logger.info("the weights are those of %s %s", self.monitor.metric, self._best_in_words())
+            logger.info("the weights are those of the best %s", self._best_in_words())
         if not self.monitor.seen and self.best is None:
             self.monitor.warn_never_seen("it could not stop the run")
 
@@ -199,9 +199,7 @@ class EarlyStopping:
         self._best_weights = state["best_weights"]
 
 
-def _check(
-    patience: int | None, stop_at: float | None, warmup: int, non_finite: NonFinite
-) -> None:
+def _check(patience: int | None, stop_at: float | None, warmup: int, non_finite: NonFinite) -> None:
     if patience is not None and patience < 1:
         raise ValueError(
             f"EarlyStopping: patience is at least 1 (stop at the first observation without "

@@ -204,12 +204,11 @@ class NonFiniteGuard:
         return self.settle()
 
     def _watched(self, loss: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        if "metrics" in self.watch and metrics is not None:
-            values.update(getattr(metrics, "tensors", metrics))  # unread
-        if "loss" not in self.watch:
-            values.pop("loss", None)
-        elif loss is not None:
+        told = getattr(metrics, "tensors", metrics) or {}  # unread
+        values = dict(told) if "metrics" in self.watch else {}
+        values.pop("loss", None)
+        loss = told.get("loss") if loss is None else loss
+        if "loss" in self.watch and loss is not None:
             values["loss"] = loss
         return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +46,9 @@ class Counts:
             "position": {"epoch": under_way, "batch_index": self.batch_index if under_way else 0},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the last finished epoch and step of `state`."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the last finished epoch and step of `state`, made here or by another loop."""
         self.epoch = self.epochs_done = state["epoch"]
         self.steps_done = state["step"]
-        self.rounds = dict(state["rounds"])
+        self.rounds = dict(state.get("rounds", {}))
         self.batch_index = 0

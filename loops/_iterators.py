@@ -271,7 +271,7 @@ def _starts(spans: Spans, span: BatchSpan) -> bool:
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:
-    answer = spans.pending().skip or spans.cut()
+    answer = spans.pending().skip or spans.cut() if spans.pending() else None
     if answer is None:
         return False
     span.skip(answer.reason)

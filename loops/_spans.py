@@ -66,6 +66,8 @@ class Spans:
     def cut(self) -> Stop | StopEpoch | None:
         """Return what ends the loop over batches or steps now; without epochs, only a `Stop`."""
         pending = self.pending()
+        if not pending:  # nearly always, and several times a step
+            return None
         return pending.stop or (pending.stop_epoch if self.epoch is not None else None)
 
     def start(self, epochs: int | None = None, steps: int | None = None) -> None:

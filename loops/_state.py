@@ -105,7 +105,7 @@ class LoopState:
         position = state.take(self._prefix + "loop")
         if position is not None and not self._spans.has_started:
             self._spans.counts.restore(position)
-            _warn_of_position(position["position"])
+            _warn_of_position(position.get("position", {}))
 
     def _has(self, state: RestoredState, key: str) -> bool:
         whole = self._prefix + key
@@ -149,7 +149,7 @@ def _load(part: Any, value: Any, key: str) -> None:
 
 
 def _warn_of_position(position: Mapping[str, int]) -> None:
-    if position["batch_index"]:
+    if position.get("batch_index"):
         log.warning(
             "the checkpoint was made within epoch %d, after batch %d: epoch %d begins again from "
             "its first batch",

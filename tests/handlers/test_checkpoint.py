@@ -1,12 +1,11 @@
-"""Checkpoint: what is saved when, what is kept, and what a run goes on from."""
+"""Checkpoint: what is saved when, what is kept, what is told."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,99 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventbus import Emitter, EventBus, EventBusError, RestoredState, State, every
+from eventbus import EventBus, EventBusError, every
 from eventbus.handlers import Checkpoint, EarlyStopping
 from eventbus.handlers._files import Files
-from eventbus.handlers.checkpoint import CheckpointError, SavedCheckpoint
+from eventbus.handlers.checkpoint import CheckpointError
 
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Training:
-    """A loop by hand: its weight is a known function of what it has done."""
-
-    def __init__(self, bus: EventBus, **context: Any) -> None:
-        self.bus = bus
-        self.weight = torch.zeros(3)
-        self.epoch = 0
-        self.extra: Any = None
-        self.resumed_from: str | None = None
-        self.loop: Emitter = bus.bind(sender=context.pop("sender", "train"), **context)
-
-    def give(self) -> list[State]:
-        parts = [State("model", {"weight": self.weight}), State("loop", {"epoch": self.epoch})]
-        return parts if self.extra is None else [*parts, State("extra", self.extra)]
-
-    def take(self, state: RestoredState) -> None:
-        if "model" in state:
-            self.weight = state.take("model")["weight"].clone()
-            self.epoch = state.take("loop")["epoch"]
-
-    def run(
-        self,
-        epochs: int,
-        metrics: Callable[[int], Mapping[str, float]] = lambda epoch: {"val_loss": 1 / epoch},
-        fail_after: int | None = None,
-    ) -> Training:
-        """Train; `fail_after` that epoch the run fails. Closed as a loop closes it."""
-        given_, taken = self.give, self.take
-        self.bus.on("state_requested", name="loop")(given_)
-        self.bus.on("state_restored", name="loop")(taken)
-        outcome = "failed"
-        try:
-            self._open(epochs)
-            self._train(epochs, metrics, fail_after)
-            outcome = "completed"
-        except Killed:
-            pass
-        finally:
-            self.loop.emit("run_closed", outcome=outcome)
-            self.bus.detach(given_)
-            self.bus.detach(taken)
-        return self
-
-    def _open(self, epochs: int) -> None:
-        restored = self.loop.emit("run_opened").restored
-        fields = {} if restored is None else {"resumed_from": restored.path}
-        self.resumed_from = fields.get("resumed_from")
-        self.loop.emit("run_started", epochs=epochs, **fields)
-
-    def _train(
-        self, epochs: int, metrics: Callable[[int], Mapping[str, float]], fail_after: int | None
-    ) -> None:
-        while self.epoch < epochs:
-            self.epoch += 1
-            self.weight = self.weight * 1.5 + self.epoch
-            self.loop.emit(
-                "epoch_finished",
-                epoch=self.epoch,
-                step=10 * self.epoch,
-                metrics=metrics(self.epoch),
-            )
-            if self.epoch == fail_after:
-                raise Killed
-        self.loop.emit("run_finished", reason="completed", epoch=self.epoch, step=10 * self.epoch)
-
-
-def train(directory: Path, epochs: int = 5, **arguments: Any) -> Checkpoint:
-    """Run one fresh training with a checkpoint handler; return the handler."""
-    metrics = arguments.pop("metrics", lambda epoch: {"val_loss": 1 / epoch})
-    checkpoint = Checkpoint(directory, **arguments)
-    bus = EventBus()
-    bus.attach(checkpoint)
-    Training(bus).run(epochs, metrics)
-    return checkpoint
-
-
-def epochs_in(directory: Path) -> list[int]:
-    return [saved.manifest.epoch or 0 for saved in Checkpoint.saved(directory)]
-
-
-def sequence_of(values: Sequence[float]) -> Callable[[int], Mapping[str, float]]:
-    return lambda epoch: {"val_loss": values[epoch - 1]}
-
+from .hand_loop import Training, epochs_in, sequence_of, train
 
 # -- what is kept
 
@@ -237,15 +149,16 @@ def test_any_signal_may_be_saved_on(tmp_path: Path, on: Any) -> None:
     checkpoint = Checkpoint(tmp_path, on=on, when=None)
     bus.attach(checkpoint)
     loop = bus.bind(sender="train")
-    fields: dict[str, Any] = {"run_finished": {"reason": "completed"}, "batch_started": PLACE}.get(
-        str(on), {}
-    )
+    fields = FIELDS.get(str(on), {})
     loop.emit("b" if isinstance(on, tuple) else on, **fields)
     (saved,) = Checkpoint.saved(tmp_path)
     assert saved.manifest.step == fields.get("step")
 
 
-PLACE = {"epoch": 1, "step": 7}
+FIELDS: dict[str, dict[str, Any]] = {
+    "run_finished": {"reason": "completed"},
+    "batch_started": {"epoch": 1, "step": 7},
+}
 
 
 def test_checkpoint_holds_the_decision_of_the_same_epoch(tmp_path: Path) -> None:
@@ -356,200 +269,6 @@ def test_failing_save_is_not_isolated(tmp_path: Path) -> None:
         train(tmp_path / "run")
 
 
-# -- resuming
-
-
-def killed_and_resumed(directory: Path, cuts: Sequence[int], epochs: int) -> Training:
-    training = None
-    for cut in (*cuts, None):
-        bus = EventBus()
-        bus.attach(Checkpoint(directory, resume="auto", keep=2))
-        training = Training(bus).run(epochs, fail_after=cut)
-    assert training is not None
-    return training
-
-
-@pytest.mark.parametrize("cuts", [[1], [3], [6], [1, 2], [2, 2, 4], [1, 2, 3, 4, 5, 6]])
-def test_run_killed_and_resumed_ends_where_one_that_was_not(
-    tmp_path: Path, cuts: list[int]
-) -> None:
-    whole = Training(EventBus()).run(6)
-    resumed = killed_and_resumed(tmp_path, cuts, 6)
-    assert torch.equal(resumed.weight, whole.weight)
-    assert resumed.resumed_from is not None
-    assert epochs_in(tmp_path) == [5, 6]
-
-
-def test_run_goes_on_from_nothing_unless_told(tmp_path: Path) -> None:
-    train(tmp_path, epochs=3)
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path))
-    assert Training(bus).run(4).resumed_from is None
-
-
-def test_empty_directory_starts_afresh(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path / "none", resume="auto"))
-    assert Training(bus).run(1).resumed_from is None
-
-
-def test_run_may_go_on_from_a_given_checkpoint(tmp_path: Path) -> None:
-    train(tmp_path / "old", keep=None)
-    path = tmp_path / "old" / "step-00000020-0002"
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path / "new", keep=None, resume=path))
-    training = Training(bus).run(4)
-    assert training.resumed_from == str(path)
-    assert epochs_in(tmp_path / "new") == [3, 4]
-    assert epochs_in(tmp_path / "old") == [1, 2, 3, 4, 5]
-
-
-def test_run_may_go_on_from_the_newest_in_a_given_directory(tmp_path: Path) -> None:
-    train(tmp_path / "old", keep=None)
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path / "new", resume=str(tmp_path / "old")))
-    assert Training(bus).run(6).resumed_from == str(tmp_path / "old" / "step-00000050-0005")
-
-
-def test_given_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume=tmp_path / "gone"))
-    with pytest.raises(CheckpointError, match="no checkpoint that can be used"):
-        Training(bus).run(1)
-
-
-def test_given_checkpoint_that_is_damaged_is_an_error(tmp_path: Path) -> None:
-    train(tmp_path, keep=None)
-    path = tmp_path / "step-00000020-0002"
-    (path / "state.pt").write_bytes(b"")
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume=path))
-    with pytest.raises(CheckpointError, match="cannot be used"):
-        Training(bus).run(1)
-
-
-def damage(saved: SavedCheckpoint) -> None:
-    with (saved.path / "state.pt").open("r+b") as file:
-        file.seek(saved.manifest.files["state.pt"].bytes // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 1]))
-
-
-def test_damaged_newest_is_passed_over_with_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train(tmp_path, keep=None)
-    for saved in Checkpoint.saved(tmp_path)[-2:]:
-        damage(saved)
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto", keep=None))
-    training = Training(bus).run(6)
-    assert training.resumed_from == str(tmp_path / "step-00000030-0003")
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert [name in text for name, text in zip(["0005", "0004"], warnings, strict=True)] == [
-        True,
-        True,
-    ]
-    assert torch.equal(training.weight, Training(EventBus()).run(6).weight)
-
-
-def test_damaged_checkpoint_is_never_deleted(tmp_path: Path) -> None:
-    train(tmp_path, epochs=3, keep=None)
-    damaged = Checkpoint.saved(tmp_path)[-1]
-    damage(damaged)
-    killed_and_resumed(tmp_path, [], 8)
-    assert damaged.path.is_dir()
-    assert epochs_in(tmp_path) == [3, 7, 8]
-
-
-def test_run_starts_afresh_and_says_so_where_all_are_damaged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train(tmp_path, epochs=1)
-    damage(Checkpoint.saved(tmp_path)[0])
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    assert Training(bus).run(1).resumed_from is None
-    assert "starts afresh" in caplog.text
-
-
-def test_completed_run_is_not_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    Training(bus).run(3)
-    assert Training(bus).run(3).resumed_from is None
-
-
-def test_failed_run_is_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    Training(bus).run(3, fail_after=2)
-    assert Training(bus).run(3).resumed_from == str(tmp_path / "step-00000020-0002")
-
-
-def test_run_opened_again_under_its_own_id_goes_on(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    Training(bus, run_id="digits").run(3)
-    assert Training(bus, run_id="digits").run(4).resumed_from is not None
-
-
-def test_run_of_another_name_is_not_gone_on_from(tmp_path: Path) -> None:
-    for name in ("fold-1", "fold-2"):
-        bus = EventBus()
-        bus.attach(Checkpoint(tmp_path, resume="auto"))
-        assert Training(bus, run=name).run(2).resumed_from is None
-
-
-def test_run_without_a_name_goes_on_from_one_without(tmp_path: Path) -> None:
-    resumed = []
-    for _ in range(2):
-        bus = EventBus()
-        bus.attach(Checkpoint(tmp_path, resume="auto"))
-        resumed.append(Training(bus, sender=None).run(2).resumed_from)
-    assert resumed == [None, str(tmp_path / "step-00000020-0002")]
-
-
-def test_folds_that_are_killed_go_on_each_from_its_own(tmp_path: Path) -> None:
-    resumed = []
-    for cut in (1, None):
-        bus = EventBus()
-        bus.attach(Checkpoint(tmp_path / "{run}", resume="auto"))
-        for fold in ("fold-1", "fold-2"):
-            training = Training(bus, run=fold).run(3, fail_after=cut if fold == "fold-2" else None)
-            resumed.append(training.resumed_from)
-    at_end, at_cut = "step-00000030-0003", "step-00000010-0001"
-    assert resumed == [
-        None,
-        None,
-        str(tmp_path / "fold-1" / at_end),
-        str(tmp_path / "fold-2" / at_cut),
-    ]
-
-
-def test_handler_attached_after_the_resume_finds_its_state(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path))
-    bus.attach(EarlyStopping("val_loss", on="epoch_finished", patience=9))
-    Training(bus).run(2, sequence_of([1.0, 2.0]))
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    training, late = Training(bus), EarlyStopping("val_loss", on="epoch_finished", patience=9)
-    bus.on("run_started")(lambda: bus.attach(late) and None)
-    training.run(2)
-    assert (late.best, late.count) == (1.0, 1)
-
-
-def test_resumed_handler_knows_its_paths_before_it_saves(tmp_path: Path) -> None:
-    train(tmp_path, keep=None, metrics=sequence_of([3, 1, 4, 5, 6]))
-    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto")
-    bus.attach(checkpoint)
-    Training(bus).run(5)
-    assert checkpoint.best_path == tmp_path / "step-00000020-0002"
-    assert checkpoint.last_path == tmp_path / "step-00000050-0005"
-
-
 # -- directories and ranks
 
 
@@ -560,14 +279,15 @@ def test_directory_takes_the_id_and_the_name_of_the_run(tmp_path: Path) -> None:
     assert epochs_in(tmp_path / "digits" / "abc") == [1]
 
 
-@pytest.mark.parametrize("run_id", ["../../up", "..", "a/b", "a\\b"])
-def test_id_of_a_run_leads_nowhere_else(tmp_path: Path, run_id: str) -> None:
+@pytest.mark.parametrize("run_id", ["../../up", "..", "a/b", "a\\b", "...", ""])
+def test_id_that_would_lead_elsewhere_is_refused_before_the_run(
+    tmp_path: Path, run_id: str
+) -> None:
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path / "runs" / "{run_id}"))
-    Training(bus, run_id=run_id).run(1)
-    (inside,) = (tmp_path / "runs").iterdir()
-    assert epochs_in(inside) == [1]
-    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    with pytest.raises(ValueError, match="its run_id must be letters, digits"):
+        Training(bus, run_id=run_id).run(0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_ranks_are_asked_for_state_and_write_nothing(
@@ -580,14 +300,6 @@ def test_other_ranks_are_asked_for_state_and_write_nothing(
     Training(bus).run(2)
     assert len(asked) == 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_ranks_resume_like_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tmp_path)
-    monkeypatch.setenv("RANK", "1")
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path, resume="auto"))
-    assert Training(bus).run(6).epoch == 6
 
 
 # -- without a bus

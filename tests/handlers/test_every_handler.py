@@ -10,6 +10,7 @@ import gc
 import importlib
 import io
 import json
+import math
 import os
 import pkgutil
 import re
@@ -21,7 +22,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -77,9 +78,10 @@ def make(cls: type, folder: Path) -> Any:
     """Construct a handler with its defaults; skip, by name, where its library is missing."""
     arguments = ARGUMENTS.get(cls.__name__, lambda folder: {})
     try:
-        return cls(**arguments(folder))
+        return cast("Callable[..., Any]", cls)(**arguments(folder))
     except ImportError as error:
-        assert "pip install" in str(error), "a missing library is one line that says what to do"
+        if "pip install" not in str(error):
+            raise  # a missing library is one line that says what to do
         pytest.skip(str(error))
 
 
@@ -124,7 +126,7 @@ def _train(run: Run, model: Any, optimizer: Any, data: Any, result: Trained) -> 
         optimizer.zero_grad()
         outputs = model(inputs)
         loss = torch.nn.functional.cross_entropy(outputs, targets)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         if run.emit("backward_finished", loss=loss).skip:
             continue
         optimizer.step()
@@ -197,19 +199,24 @@ def test_handler_says_what_it_hears_produces_costs_and_keeps(cls: type) -> None:
 # -- coming and going
 
 
+def open_files() -> list[str]:
+    descriptors = Path("/proc/self/fd")
+    return sorted(each.name for each in descriptors.iterdir()) if descriptors.exists() else []
+
+
 def footprint() -> dict[str, Any]:
     """Return what a handler might leave behind in the process."""
     import logging
 
     return {
         "threads": threading.enumerate(),
-        "files": sorted(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else [],
+        "files": open_files(),
         "signals": [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)],
         "hooks": (sys.excepthook, threading.excepthook, sys.stdout, sys.stderr),
         "loggers": (list(logging.root.handlers), list(logging.getLogger("eventbus").handlers)),
         "grad": torch.is_grad_enabled(),
         "dtype": torch.get_default_dtype(),
-        "folder": os.getcwd(),
+        "folder": Path.cwd(),
     }
 
 
@@ -282,12 +289,12 @@ def test_handler_survives_a_run_that_tells_nothing(cls: type, tmp_path: Path) ->
     assert run.outcome == "completed"
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """Something in the loop failed."""
 
 
 @every_handler
-@pytest.mark.parametrize("error", [Broken(), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("error", [BrokenError(), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 @pytest.mark.parametrize("signal_name", ["batch_finished", "validation_batch_finished"])
 def test_handler_survives_a_failing_run(
     cls: type, error: BaseException, signal_name: str, tmp_path: Path
@@ -363,7 +370,9 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other) or (one != one and other != other)
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
 
 
 @every_handler
@@ -450,5 +459,3 @@ def test_killed_and_resumed_run_tells_and_decides_as_one_that_was_not(
     assert from_epoch(resumed.told, 4) == [], "it did not go on from the checkpoint"
     assert resumed.trained.weights == whole.trained.weights
     assert resumed.trained.outcome == whole.trained.outcome
-
-

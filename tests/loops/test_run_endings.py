@@ -303,6 +303,23 @@ def test_break_on_a_pending_stop_interrupts_the_epoch(
     ]
 
 
+def test_a_stop_after_a_break_of_the_loops_own_leaves_the_epoch_finished(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    answer_on(bus, "validation_done", Stop("good enough"))
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            for _ in run.batches(BATCHES):
+                break
+            for _ in run.validate(["v"]):
+                pass
+    assert transcript.lines[-3:] == [
+        "epoch_finished 1.0 (False)",
+        "run_finished 1.0 (good enough)",
+        "run_closed (stopped)",
+    ]
+
+
 def test_stop_with_an_exit_code_leaves_the_process_after_run_closed(
     bus: EventBus, transcript: Transcript
 ) -> None:

@@ -1,0 +1,61 @@
+"""The names of unfinished work in a directory of checkpoints, and whose it is.
+
+A name tells the machine, the process and a token that the process drew at its start, since a
+process after it may have the same number. Work is abandoned when its process is gone, or failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+
+__all__ = ["attempt_name", "is_abandoned", "under_way"]
+
+_PATTERN = re.compile(r"\.unfinished-.+-([0-9a-f]{8})-([1-9]\d{0,8})-([0-9a-f]{8})")
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_TOKEN = secrets.token_hex(4)
+_under_way: set[str] = set()  # names of this process's work, in any thread
+
+
+def attempt_name(what: str) -> str:
+    """Return a name for unfinished work of this process."""
+    return f".unfinished-{what}-{_HOST}-{os.getpid()}-{_TOKEN}"
+
+
+@contextlib.contextmanager
+def under_way(name: str) -> Iterator[None]:
+    """Keep a name from being taken for abandoned while the `with` block runs."""
+    _under_way.add(name)
+    try:
+        yield
+    finally:
+        _under_way.discard(name)
+
+
+def is_abandoned(name: str) -> bool:
+    """Tell whether this is unfinished work that nobody can still be busy with.
+
+    Work of another machine may be alive for all that can be seen from here, so it never is.
+    """
+    match = _PATTERN.fullmatch(name)
+    if match is None or match[1] != _HOST or name in _under_way:
+        return False
+    pid = int(match[2])
+    return pid == os.getpid() or not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there is no harmless signal to ask with
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

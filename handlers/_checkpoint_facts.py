@@ -1,0 +1,84 @@
+"""What a checkpoint takes from the signal that it is saved on: facts, and the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from eventbus import Event
+
+from ._checkpoint_manifest import Manifest
+from ._monitor import as_number
+
+__all__ = ["directory_of", "draft_of", "run_name"]
+
+_LEVEL = re.compile(r"(?!\.+$)[\w.+=@-]+")  # one level of a path, which leads nowhere else
+
+
+def draft_of(event: Event) -> Manifest:
+    """Gather what the manifest says of a save on this signal; the files are not known yet."""
+    import torch
+
+    return Manifest(
+        id=secrets.token_hex(16),
+        epoch=event.fields.get("epoch"),
+        step=event.fields.get("step"),
+        metrics=_numbers(event.fields.get("metrics")),
+        run_id=event.context.get("run_id"),
+        run=run_name(event),
+        saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={
+            "eventbus": _version(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def run_name(event: Event) -> str | None:
+    """Return the name of the run, where it has one: the bus puts the id in the place of none."""
+    name, run_id = event.context.get("run"), event.context.get("run_id")
+    return None if name == run_id else name
+
+
+def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Read the metrics that are numbers (one transfer from the device); others are not kept."""
+    numbers = {}
+    for key, value in (metrics or {}).items():
+        with contextlib.suppress(TypeError):
+            numbers[key] = as_number(value, key)
+    return numbers
+
+
+def _version() -> str:
+    try:
+        return metadata.version("training-eventbus")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def directory_of(template: str, event: Event) -> Path:
+    """Put the id and the name of the run in the place of `{run_id}` and `{run}`.
+
+    Raises
+    ------
+    ValueError
+        One of them cannot be the name of a directory.
+    """
+    for name in ("run_id", "run"):
+        if f"{{{name}}}" in template:
+            value = str(event.from_context(name))
+            if not _LEVEL.fullmatch(value):
+                raise ValueError(
+                    f"Checkpoint: the directory {template!r} names the run: its {name} must be "
+                    f"letters, digits and any of _ . + = @ -; got {value!r}"
+                )
+            template = template.replace(f"{{{name}}}", value)
+    return Path(template)

@@ -1,0 +1,106 @@
+"""Reading a checkpoint: the manifest first, the sums before anything is unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from eventbus import EventBusError
+
+from ._checkpoint_manifest import LARGEST_MANIFEST, MANIFEST, STATE, Manifest, Sum, decode
+from ._checkpoint_payload import read_payload, summed
+from ._files import Files
+
+__all__ = ["CheckpointError", "cause", "load_checkpoint", "read_manifest"]
+
+
+class CheckpointError(EventBusError):
+    """A checkpoint could not be written, or cannot be used.
+
+    Attributes
+    ----------
+    path : str
+        The checkpoint, or the directory that it was to be in.
+    """
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message, handler="Checkpoint")
+        self.path = str(path)
+
+
+def read_manifest(path: Path, files: Files) -> Manifest:
+    """Read what a checkpoint says of itself; its payload is not touched.
+
+    Raises
+    ------
+    CheckpointError
+        It has no manifest, or one that is damaged.
+    """
+    with _unusable(path), _regular(path / MANIFEST, files) as file:
+        data = file.read(LARGEST_MANIFEST + 1)
+        if len(data) > LARGEST_MANIFEST:
+            raise ValueError(f"the manifest is larger than {LARGEST_MANIFEST} bytes")
+        return decode(data)
+
+
+def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
+    """Verify a checkpoint, then load its state: plain Python and CPU tensors.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, is too many, or is not what the manifest says; or the state holds more
+        than plain Python and tensors.
+    """
+    manifest = read_manifest(path, files)
+    with _unusable(path):
+        names = {entry.name for entry in files.scandir(path)}
+        if names != {*manifest.files, MANIFEST}:
+            raise ValueError(_difference({*manifest.files, MANIFEST}, names))
+        if set(manifest.files) != {STATE}:
+            raise ValueError(f"its manifest lists {', '.join(manifest.files)}, not {STATE}")
+        with _regular(path / STATE, files) as file:
+            _compare(summed(file), manifest.files[STATE])
+            file.seek(0)  # the very file that was verified
+            return read_payload(file)
+
+
+def _difference(expected: set[str], found: set[str]) -> str:
+    missing, extra = expected - found, found - expected
+    return f"files missing: {sorted(missing)}, files not in its manifest: {sorted(extra)}"
+
+
+def _compare(found: Sum, expected: Sum) -> None:
+    if found.bytes != expected.bytes:
+        raise ValueError(f"{STATE} has {found.bytes} bytes instead of {expected.bytes}")
+    if found.sha256 != expected.sha256:
+        raise ValueError(f"{STATE} does not match its SHA-256")
+
+
+def _regular(path: Path, files: Files) -> BinaryIO:
+    """Open a file that is neither a link nor a pipe: the one might lead away, the other hang."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path.name} is not a regular file")
+    return files.open(path)
+
+
+@contextlib.contextmanager
+def _unusable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # a hostile or torn pickle may raise anything
+        why = cause(error) if isinstance(error, OSError) else _first_line(error)
+        raise CheckpointError(f"checkpoint {path} cannot be used: {why}", path=path) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def cause(error: OSError) -> str:
+    """Word what the operating system said, and about which file."""
+    return f"{error.strerror or error} (errno {error.errno}, {error.filename or 'while writing'})"

@@ -1,0 +1,216 @@
+"""Checkpoint: what a run goes on from, and that it ends where one would that was never cut."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint, EarlyStopping
+from eventbus.handlers.checkpoint import CheckpointError, SavedCheckpoint
+
+from .hand_loop import Training, epochs_in, sequence_of, train
+
+
+def killed_and_resumed(directory: Path, cuts: Sequence[int], epochs: int) -> Training:
+    training = None
+    for cut in (*cuts, None):
+        bus = EventBus()
+        bus.attach(Checkpoint(directory, resume="auto", keep=2))
+        training = Training(bus).run(epochs, fail_after=cut)
+    assert training is not None
+    return training
+
+
+@pytest.mark.parametrize("cuts", [[1], [3], [6], [1, 2], [2, 2, 4], [1, 2, 3, 4, 5, 6]])
+def test_run_killed_and_resumed_ends_where_one_that_was_not(
+    tmp_path: Path, cuts: list[int]
+) -> None:
+    whole = Training(EventBus()).run(6)
+    resumed = killed_and_resumed(tmp_path, cuts, 6)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert resumed.resumed_from is not None
+    assert epochs_in(tmp_path) == [5, 6]
+
+
+def test_run_goes_on_from_nothing_unless_told(tmp_path: Path) -> None:
+    train(tmp_path, epochs=3)
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path))
+    assert Training(bus).run(4).resumed_from is None
+
+
+def test_empty_directory_starts_afresh(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path / "none", resume="auto"))
+    assert Training(bus).run(1).resumed_from is None
+
+
+def test_run_may_go_on_from_a_given_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path / "old", keep=None)
+    path = tmp_path / "old" / "step-00000020-0002"
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path / "new", keep=None, resume=path))
+    training = Training(bus).run(4)
+    assert training.resumed_from == str(path)
+    assert epochs_in(tmp_path / "new") == [3, 4]
+    assert epochs_in(tmp_path / "old") == [1, 2, 3, 4, 5]
+
+
+def test_run_may_go_on_from_the_newest_in_a_given_directory(tmp_path: Path) -> None:
+    train(tmp_path / "old", keep=None)
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path / "new", resume=str(tmp_path / "old")))
+    assert Training(bus).run(6).resumed_from == str(tmp_path / "old" / "step-00000050-0005")
+
+
+def test_given_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume=tmp_path / "gone"))
+    with pytest.raises(CheckpointError, match="no checkpoint that can be used"):
+        Training(bus).run(1)
+
+
+def test_given_checkpoint_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+    train(tmp_path, keep=None)
+    path = tmp_path / "step-00000020-0002"
+    (path / "state.pt").write_bytes(b"")
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume=path))
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        Training(bus).run(1)
+
+
+def damage(saved: SavedCheckpoint) -> None:
+    with (saved.path / "state.pt").open("r+b") as file:
+        file.seek(saved.manifest.files["state.pt"].bytes // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_damaged_newest_is_passed_over_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, keep=None)
+    for saved in Checkpoint.saved(tmp_path)[-2:]:
+        damage(saved)
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto", keep=None))
+    training = Training(bus).run(6)
+    assert training.resumed_from == str(tmp_path / "step-00000030-0003")
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert [name in text for name, text in zip(["0005", "0004"], warnings, strict=True)] == [
+        True,
+        True,
+    ]
+    assert torch.equal(training.weight, Training(EventBus()).run(6).weight)
+
+
+def test_damaged_checkpoint_is_never_deleted(tmp_path: Path) -> None:
+    train(tmp_path, epochs=3, keep=None)
+    damaged = Checkpoint.saved(tmp_path)[-1]
+    damage(damaged)
+    killed_and_resumed(tmp_path, [], 8)
+    assert damaged.path.is_dir()
+    assert epochs_in(tmp_path) == [3, 7, 8]
+
+
+def test_run_starts_afresh_and_says_so_where_all_are_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, epochs=1)
+    damage(Checkpoint.saved(tmp_path)[0])
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    assert Training(bus).run(1).resumed_from is None
+    assert "starts afresh" in caplog.text
+
+
+def test_completed_run_is_not_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    Training(bus).run(3)
+    assert Training(bus).run(3).resumed_from is None
+
+
+def test_failed_run_is_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    Training(bus).run(3, fail_after=2)
+    assert Training(bus).run(3).resumed_from == str(tmp_path / "step-00000020-0002")
+
+
+def test_run_opened_again_under_its_own_id_goes_on(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    Training(bus, run_id="digits").run(3)
+    assert Training(bus, run_id="digits").run(4).resumed_from is not None
+
+
+def test_run_of_another_name_is_not_gone_on_from(tmp_path: Path) -> None:
+    for name in ("fold-1", "fold-2"):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, resume="auto"))
+        assert Training(bus, run=name).run(2).resumed_from is None
+
+
+def test_run_without_a_name_goes_on_from_one_without(tmp_path: Path) -> None:
+    resumed = []
+    for _ in range(2):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, resume="auto"))
+        resumed.append(Training(bus, sender=None).run(2).resumed_from)
+    assert resumed == [None, str(tmp_path / "step-00000020-0002")]
+
+
+def test_folds_that_are_killed_go_on_each_from_its_own(tmp_path: Path) -> None:
+    resumed = []
+    for cut in (1, None):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path / "{run}", resume="auto"))
+        for fold in ("fold-1", "fold-2"):
+            training = Training(bus, run=fold).run(3, fail_after=cut if fold == "fold-2" else None)
+            resumed.append(training.resumed_from)
+    at_end, at_cut = "step-00000030-0003", "step-00000010-0001"
+    assert resumed == [
+        None,
+        None,
+        str(tmp_path / "fold-1" / at_end),
+        str(tmp_path / "fold-2" / at_cut),
+    ]
+
+
+def test_handler_attached_after_the_resume_finds_its_state(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path))
+    bus.attach(EarlyStopping("val_loss", on="epoch_finished", patience=9))
+    Training(bus).run(2, sequence_of([1.0, 2.0]))
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    training, late = Training(bus), EarlyStopping("val_loss", on="epoch_finished", patience=9)
+    bus.on("run_started")(lambda: bus.attach(late) and None)
+    training.run(2)
+    assert (late.best, late.count) == (1.0, 1)
+
+
+def test_resumed_handler_knows_its_paths_before_it_saves(tmp_path: Path) -> None:
+    train(tmp_path, keep=None, metrics=sequence_of([3, 1, 4, 5, 6]))
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto")
+    bus.attach(checkpoint)
+    Training(bus).run(5)
+    assert checkpoint.best_path == tmp_path / "step-00000020-0002"
+    assert checkpoint.last_path == tmp_path / "step-00000050-0005"
+
+
+def test_other_ranks_resume_like_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    assert Training(bus).run(6).epoch == 6

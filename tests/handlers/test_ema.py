@@ -1,0 +1,471 @@
+"""EMA: torch's average, in the model during a validation and never after it."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from eventbus import EventBus, RestoredState, State, every, from_
+from eventbus.handlers import EMA, Checkpoint
+from eventbus.loops import Run
+
+from .unread import Unread, read, unread
+
+
+class Counting(torch.nn.Module):
+    """A model with parameters and buffers of several types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.scale = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+        self.register_buffer("mean", torch.tensor([4.0]))
+        self.register_buffer("places", torch.arange(100))
+        self.register_buffer("mask", torch.tensor([True, False]))
+
+    def move(self, by: float) -> None:
+        with torch.no_grad():
+            for tensor in (self.weight, self.scale, self.get_buffer("mean")):
+                tensor.add_(by)
+
+
+def values_of(model: torch.nn.Module) -> dict[str, list[Any]]:
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+
+class Loop:
+    """Moves the weights of a model by 1 in each step, and tells of it."""
+
+    def __init__(self, ema: EMA, model: torch.nn.Module | None = None, **context: Any) -> None:
+        self.bus = EventBus(strict=True)
+        self.bus.attach(ema)
+        self.model = Counting() if model is None else model
+        self.emitter = self.bus.bind(sender="train", **(context or {"model": self.model}))
+        self.step = self.round = 0
+
+    def start(self, resumed_from: str | None = None) -> Loop:
+        self.emitter.emit("run_started", resumed_from=resumed_from)
+        return self
+
+    def steps(self, count: int) -> Loop:
+        for _ in range(count):
+            self.step += 1
+            if isinstance(self.model, Counting):
+                self.model.move(1.0)
+            self.emitter.emit("batch_finished", epoch=1, step=self.step)
+        return self
+
+    def begin_validation(self) -> None:
+        self.round += 1
+        self.emitter.emit("validation_started", **self.place)
+
+    def end_validation(self, how: str = "done") -> None:
+        self.emitter.emit(f"validation_{how}", **self.place)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"name": "val", "round": self.round, "epoch": 1, "step": self.step}
+
+
+# -- the average
+
+
+def test_average_is_that_of_torch() -> None:
+    ema = EMA(decay=0.9)
+    loop = Loop(ema).start()
+    expected = AveragedModel(
+        loop.model,
+        multi_avg_fn=get_ema_multi_avg_fn(0.9),  # type: ignore[no-untyped-call]  # torch's
+        use_buffers=True,
+    )
+    for _ in range(5):
+        loop.steps(1)
+        expected.update_parameters(loop.model)
+    assert ema.averaged is not None
+    found = values_of(ema.averaged)
+    assert found.pop("module.places") == list(range(100))
+    assert {name: value for name, value in values_of(expected).items() if name in found} == found
+    assert found["n_averaged"] == ema.updates == 5
+
+
+def test_whole_numbers_are_not_worn_down() -> None:
+    # torch's average of 11 and 11 with a decay of 0.9999 is 10.99, which becomes 10
+    ema = EMA(decay=0.9999)
+    Loop(ema).start().steps(20)
+    assert ema.averaged is not None
+    assert ema.averaged.module.get_buffer("places").tolist() == list(range(100))
+    assert ema.averaged.module.get_buffer("mask").tolist() == [True, False]
+
+
+def test_complex_weights_are_averaged() -> None:
+    model = torch.nn.ParameterList([torch.tensor([2j])])
+    ema = EMA(decay=0.5)
+    loop = Loop(ema, model).start().steps(1)
+    with torch.no_grad():
+        model[0].zero_()
+    loop.steps(1)
+    assert ema.averaged is not None
+    assert ema.averaged.module[0].item() == 1j
+
+
+def test_average_begins_with_the_weights_after_the_first_step() -> None:
+    ema = EMA()
+    loop = Loop(ema).start()
+    assert ema.averaged is None
+    loop.steps(1)
+    assert ema.averaged is not None
+    assert values_of(ema.averaged.module) == values_of(loop.model)
+
+
+def test_average_needs_no_gradient_and_is_for_evaluation() -> None:
+    ema = EMA()
+    Loop(ema, torch.nn.Dropout(0.5)).start().steps(1)
+    assert ema.averaged is not None
+    assert not ema.averaged.training
+    assert not any(p.requires_grad for p in ema.averaged.parameters())
+
+
+def test_model_is_not_changed_by_averaging() -> None:
+    loop = Loop(EMA(decay=0.5)).start()
+    expected = copy.deepcopy(loop.model)
+    for _ in range(3):
+        loop.steps(1)
+        assert isinstance(expected, Counting)
+        expected.move(1.0)
+    assert values_of(loop.model) == values_of(expected)
+    assert loop.model.training
+
+
+@pytest.mark.parametrize(("when", "updates"), [(every(2), 3), (from_(5), 2), (None, 6)])
+def test_filter_says_when_to_update(when: Any, updates: int) -> None:
+    ema = EMA(when=when)
+    Loop(ema).start().steps(6)
+    assert ema.updates == updates
+
+
+def test_other_signals_may_update() -> None:
+    ema = EMA(on="epoch_finished")
+    loop = Loop(ema).start().steps(3)
+    loop.emitter.emit("epoch_finished", epoch=1, step=3)
+    assert ema.updates == 1
+
+
+def test_skipped_batch_does_not_count() -> None:
+    ema = EMA()
+    Loop(ema).start().emitter.emit("batch_skipped", epoch=1, step=1)
+    assert ema.updates == 0
+
+
+def test_average_may_be_called() -> None:
+    ema = EMA()
+    model = torch.nn.Linear(2, 1)
+    Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    inputs = torch.ones(1, 2)
+    assert ema.averaged(inputs).tolist() == model(inputs).tolist()
+
+
+def test_wrapped_model_is_averaged_without_its_wrapper() -> None:
+    ema, inner = EMA(), Counting()
+    Loop(ema, torch.nn.DataParallel(inner)).start().steps(1)
+    assert ema.averaged is not None
+    assert isinstance(ema.averaged.module, Counting)
+
+
+# -- which model
+
+
+def test_one_of_several_models_may_be_chosen() -> None:
+    models = {"g": Counting(), "d": torch.nn.Linear(1, 1)}
+    ema = EMA(model="g")
+    Loop(ema, models["g"], models=models).start().steps(1)
+    assert ema.averaged is not None
+    assert isinstance(ema.averaged.module, Counting)
+
+
+def test_several_models_without_a_choice_are_an_error() -> None:
+    models = {"g": Counting(), "d": Counting()}
+    with pytest.raises(ValueError, match=r"several models \(g, d\); say which one: model='g'"):
+        Loop(EMA(), models=models).start().steps(1)
+
+
+def test_run_without_a_model_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(EMA(validate=True), config={"no": "model"}).start().steps(3)
+    loop.begin_validation()
+    loop.end_validation()
+    (record,) = caplog.records
+    assert record.getMessage() == "EMA does nothing: the run has no model"
+
+
+# -- validation
+
+
+def test_validation_sees_the_averaged_weights_when_asked() -> None:
+    ema = EMA(decay=0.5, validate=True)
+    loop = Loop(ema).start().steps(3)
+    trained = values_of(loop.model)
+    assert ema.averaged is not None
+    loop.begin_validation()
+    assert values_of(loop.model) == values_of(ema.averaged.module) != trained
+    loop.end_validation()
+    assert values_of(loop.model) == trained
+
+
+def test_validation_sees_the_trained_weights_unless_asked() -> None:
+    loop = Loop(EMA(decay=0.5)).start().steps(3)
+    trained = values_of(loop.model)
+    loop.begin_validation()
+    assert values_of(loop.model) == trained
+
+
+def test_validation_before_the_first_step_sees_the_weights_there_are() -> None:
+    loop = Loop(EMA(validate=True)).start()
+    before = values_of(loop.model)
+    loop.begin_validation()
+    assert values_of(loop.model) == before
+    loop.end_validation()
+    assert values_of(loop.model) == before
+
+
+def test_validation_leaves_the_average_as_it_was() -> None:
+    ema = EMA(decay=0.5, validate=True)
+    loop = Loop(ema).start().steps(3)
+    assert ema.averaged is not None
+    before = values_of(ema.averaged)
+    loop.begin_validation()
+    assert values_of(ema.averaged) == before
+    loop.end_validation()
+    assert values_of(ema.averaged) == before
+
+
+def test_weights_are_put_back_where_they_are() -> None:
+    loop = Loop(EMA(decay=0.5, validate=True)).start().steps(2)
+    addresses = [p.data_ptr() for p in loop.model.parameters()]
+    loop.begin_validation()
+    loop.end_validation()
+    assert [p.data_ptr() for p in loop.model.parameters()] == addresses
+
+
+@pytest.mark.parametrize(
+    ("signal", "fields"),
+    [
+        ("validation_done", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
+        ("validation_interrupted", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
+        ("run_failed", {"exception": KeyboardInterrupt()}),
+        ("run_closed", {"outcome": "failed"}),
+    ],
+)
+def test_trained_weights_are_back_before_anybody_hears_of_the_end(
+    signal: str, fields: dict[str, Any]
+) -> None:
+    loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
+    trained, seen = values_of(loop.model), []
+    loop.begin_validation()
+
+    @loop.bus.on(signal, priority=399)
+    def look() -> None:
+        seen.append(values_of(loop.model))
+
+    loop.emitter.emit(signal, **fields)
+    assert seen == [trained]
+
+
+@pytest.mark.parametrize("error", [ValueError("in a batch"), KeyboardInterrupt(), SystemExit(1)])
+def test_trained_weights_are_back_after_a_failing_validation(error: BaseException) -> None:
+    bus, model = EventBus(strict=True), Counting()
+    bus.attach(EMA(decay=0.5, validate=True))
+    trained: list[Any] = []
+
+    def fail() -> Iterator[int]:
+        yield 1
+        assert values_of(model) != trained[-1]
+        raise error
+
+    with pytest.raises(type(error)), Run(bus, model=model) as run:
+        for _ in run.batches([1, 2, 3]):
+            model.move(1.0)
+            run.report(loss=1.0)
+        trained.append(values_of(model))
+        for _ in run.validate(fail()):
+            run.report(loss=1.0)
+    assert values_of(model) == trained[0]
+
+
+def test_ctrl_c_during_the_exchange_loses_nothing() -> None:
+    class Interrupted(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.copy_ and armed:
+                armed.clear()
+                raise KeyboardInterrupt
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]  # torch's
+
+    armed: list[bool] = []
+    model = torch.nn.ParameterList([torch.zeros(2), torch.zeros(2)])
+    loop = Loop(EMA(decay=0.5, validate=True), model).start().steps(1)
+    with torch.no_grad():
+        model[0].fill_(5.0)
+    model[1] = torch.nn.Parameter(torch.full((2,), 7.0).as_subclass(Interrupted))
+    armed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        loop.begin_validation()
+    assert model[0].tolist() == [0.0, 0.0]  # half way
+    loop.emitter.emit("run_failed", exception=KeyboardInterrupt())
+    assert [p.tolist() for p in model] == [[5.0, 5.0], [7.0, 7.0]]
+
+
+def test_checkpoint_during_a_validation_holds_the_trained_weights(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
+    trained = values_of(loop.model)
+    loop.bus.on("state_requested", priority=300)(
+        lambda model: State("model", copy.deepcopy(model.state_dict()))
+    )
+    loop.begin_validation()
+    saved = loop.emitter.emit("state_requested").state["model"]
+    assert {name: tensor.tolist() for name, tensor in saved.items()} == trained
+    loop.end_validation()
+    assert values_of(loop.model) == trained
+    (record,) = caplog.records
+    assert "a checkpoint is made during a validation" in record.getMessage()
+
+
+def test_checkpoint_between_validations_is_nothing_special(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(EMA(validate=True)).start().steps(3)
+    loop.emitter.emit("state_requested")
+    assert caplog.records == []
+
+
+def test_inference_mode_does_not_spoil_the_weights() -> None:
+    ema, source = EMA(decay=0.5, validate=True), EMA(decay=0.5)
+    Loop(source).start().steps(2)
+    loop = Loop(ema)
+    loop.bus.emit("state_restored", state=RestoredState({"EMA": source.state_dict()}), path="x")
+    loop.start("x")
+    with torch.inference_mode():
+        loop.begin_validation()
+        loop.end_validation()
+    loop.steps(1)  # neither model nor average may be made of inference tensors
+    (loop.model.weight.sum() * 2).backward()  # type: ignore[no-untyped-call, operator, union-attr]  # torch's
+    assert ema.updates == 3
+
+
+# -- state
+
+
+def through_disk(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_average_goes_on_where_the_checkpoint_was(cut: int) -> None:
+    whole = EMA(decay=0.7)
+    Loop(whole).start().steps(5)
+    first = EMA(decay=0.7)
+    before = Loop(first).start().steps(cut)
+    state = through_disk(first.state_dict())
+    second = EMA(decay=0.7)
+    after = Loop(second, copy.deepcopy(before.model))
+    after.bus.emit("state_restored", state=RestoredState({"EMA": state}), path="x")
+    after.start("x").steps(5 - cut)
+    assert whole.averaged is not None
+    assert second.averaged is not None
+    assert values_of(second.averaged) == values_of(whole.averaged)
+
+
+def test_resumed_run_may_validate_with_the_average_at_once() -> None:
+    source = EMA(decay=0.5)
+    Loop(source).start().steps(3)
+    loop = Loop(EMA(decay=0.5, validate=True))
+    state = through_disk(source.state_dict())
+    loop.bus.emit("state_restored", state=RestoredState({"EMA": state}), path="x")
+    loop.start("x").begin_validation()
+    assert source.averaged is not None
+    assert values_of(loop.model) == values_of(source.averaged.module)
+
+
+def test_fresh_run_begins_a_new_average() -> None:
+    ema = EMA(decay=0.5)
+    loop = Loop(ema).start().steps(3)
+    loop.start()
+    assert (ema.averaged, ema.updates) == (None, 0)
+    loop.steps(1)
+    assert ema.averaged is not None
+    assert values_of(ema.averaged.module) == values_of(loop.model)
+
+
+def test_run_that_was_resumed_from_a_real_checkpoint_has_the_same_average(tmp_path: Path) -> None:
+    def train(folder: str, fail_in: int | None = None) -> dict[str, Any]:
+        bus, model, ema = EventBus(strict=True), Counting(), EMA(decay=0.7, validate=True)
+        bus.attach(ema)
+        bus.attach(Checkpoint(tmp_path / folder, resume="auto", best=None))
+        with Run(bus, model=model) as run:
+            for epoch in run.epochs(4):
+                for _ in run.batches([1, 2]):
+                    model.move(1.0)
+                    run.report(loss=1.0)
+                for _ in run.validate([1]):
+                    run.report(loss=model.weight.sum())
+                    if epoch == fail_in:
+                        raise KeyboardInterrupt
+        assert ema.averaged is not None
+        return {**values_of(ema.averaged), "metrics": dict(run.metrics), **values_of(model)}
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", fail_in=3)
+    assert train("cut") == whole
+
+
+# -- the device
+
+
+def test_nobody_waits_for_the_device() -> None:
+    model = torch.nn.ParameterList([torch.ones(2)])
+    ema = EMA(decay=0.5, validate=True)
+    loop = Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    for module in (model, ema.averaged.module):
+        module[0] = torch.nn.Parameter(unread(module[0]), requires_grad=False)
+    model[0].fill_(3.0)
+    loop.steps(1)
+    loop.begin_validation()
+    assert read(model[0]).tolist() == [2.0, 2.0]
+    loop.end_validation()
+    assert read(model[0]).tolist() == [3.0, 3.0]
+    assert isinstance(model[0], Unread)
+
+
+@pytest.mark.gpu
+def test_cuda_is_not_waited_for() -> None:
+    model, ema = torch.nn.BatchNorm1d(8).cuda(), EMA(validate=True)
+    loop = Loop(ema, model).start().steps(2)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.steps(3)
+        loop.begin_validation()
+        loop.end_validation()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert ema.averaged is not None
+    assert ema.averaged.module.weight.is_cuda
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_wrong_decay_is_refused_when_it_is_made(decay: float) -> None:
+    with pytest.raises(ValueError, match="decay is from 0 to below 1"):
+        EMA(decay)

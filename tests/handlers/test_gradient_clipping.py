@@ -1,0 +1,162 @@
+"""GradientClipping: what torch does, at the right moment, without waiting for the device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from eventbus import EventBus, EventBusError, every
+from eventbus.handlers import GradientClipping
+from eventbus.loops import Run
+from eventbus.testing import capture
+
+from .unread import Unread, read, unread
+
+
+def model_with_gradients(*rows: list[float]) -> torch.nn.ParameterList:
+    model = torch.nn.ParameterList([torch.zeros(len(row)) for row in rows])
+    for parameter, row in zip(model, rows, strict=True):
+        parameter.grad = torch.tensor(row)
+    return model
+
+
+def gradients(model: torch.nn.Module) -> list[list[float]]:
+    return [p.grad.tolist() for p in model.parameters() if p.grad is not None]
+
+
+def clip(handler: GradientClipping, step: int = 1, **context: Any) -> list[Any]:
+    """Emit one backward pass; return the norms that were told."""
+    bus = EventBus()
+    bus.attach(handler)
+    with capture(bus) as recording:
+        bus.bind(sender="train", **context).emit("backward_finished", epoch=1, step=step)
+    return [each["metrics"]["gradient_norm"] for each in recording.of("metrics_measured")]
+
+
+def test_norm_over_all_gradients_is_clipped() -> None:
+    model = model_with_gradients([3.0, 0.0], [4.0])
+    clip(GradientClipping(1.0), model=model)
+    assert gradients(model) == [pytest.approx([0.6, 0.0]), pytest.approx([0.8])]
+
+
+def test_norm_within_the_limit_changes_nothing() -> None:
+    model = model_with_gradients([3.0, 0.0], [4.0])
+    clip(GradientClipping(5.1), model=model)
+    assert gradients(model) == [[3.0, 0.0], [4.0]]
+
+
+def test_norm_is_told_as_it_was_before_clipping() -> None:
+    (norm,) = clip(GradientClipping(1.0), model=model_with_gradients([3.0, 0.0], [4.0]))
+    assert norm.item() == 5.0
+
+
+def test_infinite_limit_only_measures() -> None:
+    model = model_with_gradients([3.0, 4.0])
+    (norm,) = clip(GradientClipping(math.inf), model=model)
+    assert (norm.item(), gradients(model)) == (5.0, [[3.0, 4.0]])
+
+
+def test_other_norms_may_be_chosen() -> None:
+    (norm,) = clip(
+        GradientClipping(1.0, norm_type=math.inf), model=model_with_gradients([3.0, -4.0])
+    )
+    assert norm.item() == 4.0
+
+
+def test_values_are_clamped_and_no_norm_is_told() -> None:
+    model = model_with_gradients([3.0, -0.2], [-4.0])
+    assert clip(GradientClipping(max_value=0.5), model=model) == []
+    assert gradients(model) == [[0.5, pytest.approx(-0.2)], [-0.5]]
+
+
+def test_gradients_of_several_models_are_clipped_as_one_vector() -> None:
+    models = {"g": model_with_gradients([3.0]), "d": model_with_gradients([4.0])}
+    clip(GradientClipping(1.0), models=models)
+    assert gradients(models["g"]) == [pytest.approx([0.6])]
+    assert gradients(models["d"]) == [pytest.approx([0.8])]
+
+
+def test_one_of_several_models_may_be_chosen() -> None:
+    models = {"g": model_with_gradients([3.0]), "d": model_with_gradients([4.0])}
+    clip(GradientClipping(1.0, model="d"), models=models)
+    assert (gradients(models["g"]), gradients(models["d"])) == ([[3.0]], [pytest.approx([1.0])])
+
+
+def test_model_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no model 'critic'; it has: model"):
+        clip(GradientClipping(1.0, model="critic"), model=model_with_gradients([1.0]))
+
+
+def test_run_without_a_model_is_an_error() -> None:
+    with pytest.raises(EventBusError, match="models"):
+        clip(GradientClipping(1.0))
+
+
+def test_model_without_gradients_is_left_alone() -> None:
+    assert clip(GradientClipping(1.0), model=torch.nn.Linear(1, 1)) == []
+
+
+def test_clipping_is_only_done_when_due() -> None:
+    model = model_with_gradients([3.0])
+    clip(GradientClipping(1.0, when=every(2)), step=1, model=model)
+    assert gradients(model) == [[3.0]]
+    clip(GradientClipping(1.0, when=every(2)), step=2, model=model)
+    assert gradients(model) == [pytest.approx([1.0])]
+
+
+@pytest.mark.parametrize("arguments", [{"max_norm": 1.0}, {"max_value": 0.1}])
+def test_nobody_waits_for_the_device(arguments: dict[str, float]) -> None:
+    model = torch.nn.Linear(2, 2)
+    for parameter in model.parameters():
+        parameter.grad = unread(torch.full_like(parameter, 3.0))
+    norms = clip(GradientClipping(**arguments), model=model)
+    assert all(isinstance(norm, Unread) for norm in norms)
+    assert len(norms) == ("max_norm" in arguments)
+    assert all(read(p.grad).abs().max() < 3.0 for p in model.parameters() if p.grad is not None)
+
+
+def test_training_by_run_takes_clipped_steps() -> None:
+    bus, model = EventBus(strict=True), torch.nn.Linear(1, 1, bias=False)
+    bus.attach(GradientClipping(0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = model.weight.item()
+    with Run(bus, model=model, optimizer=optimizer) as run:
+        for batch in run.batches([torch.full((1, 1), 100.0)]):
+            loss = model(batch).sum()
+            loss.backward()
+            run.emit("backward_finished", loss=loss)
+            optimizer.step()
+            run.report(loss=loss)
+    assert before - model.weight.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "one of max_norm and max_value"),
+        ({"max_norm": 1.0, "max_value": 1.0}, "one of max_norm and max_value"),
+        ({"max_norm": 0.0}, "max_norm is above 0, got 0.0"),
+        ({"max_norm": math.nan}, "max_norm is above 0"),
+        ({"max_value": -1.0}, "max_value is above 0"),
+        ({"max_norm": 1.0, "norm_type": 0.0}, "norm_type is above 0"),
+    ],
+)
+def test_wrong_argument_is_refused_when_it_is_made(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GradientClipping(**arguments)
+
+
+@pytest.mark.gpu
+def test_cuda_is_not_waited_for() -> None:
+    model = torch.nn.Linear(8, 8).cuda()
+    model(torch.ones(4, 8, device="cuda")).sum().backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        clip(GradientClipping(0.1), model=model)
+        clip(GradientClipping(max_value=0.1), model=model)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
