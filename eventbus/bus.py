@@ -83,7 +83,7 @@ class EventBus:
 
     def on(
         self,
-        *signals: str | Declaration[Any],
+        *signals: str | Declaration[...],
         when: Any = None,
         priority: int = 0,
         sender: str | None = None,
@@ -130,7 +130,7 @@ class EventBus:
 
     def once(
         self,
-        *signals: str | Declaration[Any],
+        *signals: str | Declaration[...],
         when: Any = None,
         priority: int = 0,
         sender: str | None = None,
@@ -277,7 +277,7 @@ class EventBus:
     @overload
     def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
     @overload
-    def emit(self, signal: str | EventSignal[Any], /, **fields: Any) -> Answers: ...
+    def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
     def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
         """Emit from nowhere in particular; inside a handler, from where its event came.
 
@@ -337,8 +337,8 @@ class EventBus:
     @overload
     def signal(self, signal: Declaration[P], /) -> EventSignal[P]: ...
     @overload
-    def signal(self, signal: str | EventSignal[Any], /) -> EventSignal[Any]: ...
-    def signal(self, signal: Any, /) -> EventSignal[Any]:
+    def signal(self, signal: str | EventSignal[...], /) -> EventSignal[...]: ...
+    def signal(self, signal: Any, /) -> EventSignal[...]:
         """Return a signal of this bus, a `blinker.NamedSignal`, by its name or declaration.
 
         Examples
@@ -351,7 +351,7 @@ class EventBus:
         return self.registry.signal(signal)
 
     @overload
-    def declare(self, stub: Callable[P, None], /) -> Declaration[P]: ...
+    def declare(self, stub: Callable[P, None] | Declaration[P], /) -> Declaration[P]: ...
     @overload
     def declare(
         self, stub: None = None, /, *, clock: str | None = None, value: str | None = None
@@ -381,7 +381,7 @@ class EventBus:
         to be
         """
 
-        def put(stub: Callable[..., None]) -> Declaration[Any]:
+        def put(stub: Callable[..., None]) -> Declaration[...]:
             made = stub if isinstance(stub, Declaration) else signal(clock=clock, value=value)(stub)
             self.registry.declare(made)
             return made
@@ -437,7 +437,7 @@ class EventBus:
     # -- for the parts of the bus
 
     @property
-    def signals(self) -> tuple[EventSignal[Any], ...]:
+    def signals(self) -> tuple[EventSignal[...], ...]:
         """The signals that somebody has named so far."""
         return self.registry.signals
 

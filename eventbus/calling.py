@@ -72,7 +72,7 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
     return Wants(target, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
-def check_wants(wants: Wants, declaration: Declaration[Any], known: Iterable[str]) -> None:
+def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str]) -> None:
     """Refuse a name that the signal does not carry.
 
     A parameter with a default may name a field of another signal (`known`), or something that is
@@ -88,7 +88,7 @@ def check_wants(wants: Wants, declaration: Declaration[Any], known: Iterable[str
             raise _unknown(wants.label, want.name, declaration)
 
 
-def _unknown(label: str, name: str, declaration: Declaration[Any]) -> FieldError:
+def _unknown(label: str, name: str, declaration: Declaration[...]) -> FieldError:
     hint = did_you_mean(name, (*declaration.fields, *CONTEXT, *RESERVED))
     if name == "self":
         hint = "; a method is attached with its object: bus.attach(instance)"
@@ -102,14 +102,14 @@ def _unknown(label: str, name: str, declaration: Declaration[Any]) -> FieldError
     )
 
 
-def make_call(wants: Wants, declaration: Declaration[Any] | None) -> Call:
+def make_call(wants: Wants, declaration: Declaration[...] | None) -> Call:
     """Make the function that calls the target with what it asks for of an event."""
     if wants.each and not wants.takes_rest and _only_fields(wants, declaration):
         return _call_with_fields(wants)
     return _call_with_anything(wants, declaration)
 
 
-def _only_fields(wants: Wants, declaration: Declaration[Any] | None) -> bool:
+def _only_fields(wants: Wants, declaration: Declaration[...] | None) -> bool:
     if declaration is None:
         return False
     return all(want.name in declaration.fields and not want.by_keyword for want in wants.each)
@@ -139,7 +139,7 @@ def _call_with_fields(wants: Wants) -> Call:
     return call_with_several
 
 
-def _call_with_anything(wants: Wants, declaration: Declaration[Any] | None) -> Call:
+def _call_with_anything(wants: Wants, declaration: Declaration[...] | None) -> Call:
     target = wants.target
     by_position = [_getter(want, wants, declaration) for want in wants.each if not want.by_keyword]
     by_keyword = [
@@ -157,7 +157,7 @@ def _call_with_anything(wants: Wants, declaration: Declaration[Any] | None) -> C
     return call
 
 
-def _getter(want: Want, wants: Wants, declaration: Declaration[Any] | None) -> Getter:
+def _getter(want: Want, wants: Wants, declaration: Declaration[...] | None) -> Getter:
     if want.name in RESERVED:
         return _RESERVED_GETTERS[want.name]
     if want.name in CONTEXT:

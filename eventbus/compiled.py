@@ -63,7 +63,7 @@ FEW = 8
 PREFIX = "_eb_"
 
 
-def can_compile(port: Port[Any], plan: Plan) -> bool:
+def can_compile(port: Port[...], plan: Plan) -> bool:
     """Tell whether a function can be made for a plan, and says all that the interpreter would."""
     declaration = port.signal.declaration
     return (
@@ -87,7 +87,7 @@ def _is_settled(planned: PlannedCall) -> bool:
     return receiver.calls > 0 or receiver.due is not None  # that it ran is noted by then
 
 
-def compile_emit(port: Port[Any], plan: Plan) -> Callable[..., Answers]:
+def compile_emit(port: Port[...], plan: Plan) -> Callable[..., Answers]:
     """Make the function for a plan."""
     writer = _Writer(port, plan)
     source = writer.write()
@@ -109,7 +109,7 @@ def _code(source: str, signal: str) -> CodeType:
 class _Writer:
     """Writes the source for one plan, and collects what its names stand for."""
 
-    def __init__(self, port: Port[Any], plan: Plan) -> None:
+    def __init__(self, port: Port[...], plan: Plan) -> None:
         self.port = port
         self.plan = plan
         declaration = port.signal.declaration
@@ -309,7 +309,7 @@ def _filter(planned: PlannedCall) -> Filter:
     return when
 
 
-def _shared_names(port: Port[Any], plan: Plan) -> dict[str, Any]:
+def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
     signal, emitter = port.signal, port.emitter
     return {
         "_eb_unsent": UNSENT,
@@ -339,13 +339,13 @@ def _need(value: Any) -> Any:
 
 
 def _take_over(
-    port: Port[Any], plan: Plan, index: int, result: Any, fields: dict[str, Any]
+    port: Port[...], plan: Plan, index: int, result: Any, fields: dict[str, Any]
 ) -> Answers:
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, dispatch.Began(index, result))
 
 
 def _failed(
-    port: Port[Any],
+    port: Port[...],
     plan: Plan,
     handler_lines: dict[int, int],
     error: Exception,

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, ParamSpec
+from typing import Generic, ParamSpec
 
 from eventbus.errors import FieldError
 
@@ -101,7 +101,7 @@ class Declaration(Generic[P]):
         """When and how often the signal fires: the stub's docstring."""
         return inspect.getdoc(self.stub) or ""
 
-    def redefines(self, other: Declaration[Any]) -> bool:
+    def redefines(self, other: Declaration[...]) -> bool:
         """Tell whether this is the same stub, run again, as when a notebook's cell is."""
         one, two = self.stub, other.stub
         return (one.__module__, one.__qualname__) == (two.__module__, two.__qualname__)
@@ -147,7 +147,7 @@ def signal(
     return declare
 
 
-def _check_fields(declaration: Declaration[Any]) -> None:
+def _check_fields(declaration: Declaration[...]) -> None:
     taken = {*CONTEXT, *RESERVED, *_BLINKERS}
     name = declaration.name
     for key, parameter in declaration.fields.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -19,7 +19,7 @@ def describe(bus: EventBus, *, never_ran: bool) -> str:
     return "\n".join(blocks)
 
 
-def _block(bus: EventBus, signal: EventSignal[Any], never_ran: bool) -> str:
+def _block(bus: EventBus, signal: EventSignal[...], never_ran: bool) -> str:
     rows = [
         _row(bus, receiver)
         for receiver in sorted(signal.own_receivers(), key=_order)

@@ -49,7 +49,7 @@ class Began(NamedTuple):
 
 
 def emit(
-    signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any], outer: Event | None
+    signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any], outer: Event | None
 ) -> Answers:
     """Run an emission; return all pending answers, with those of this emission in `given`."""
     if signal.value is not None and not emitter.bus.inert:
@@ -62,7 +62,7 @@ def emit(
 
 
 def transform(
-    signal: EventSignal[Any],
+    signal: EventSignal[...],
     emitter: Emitter,
     value: Any,
     fields: dict[str, Any],
@@ -90,7 +90,7 @@ def transform(
 
 
 def _run(
-    signal: EventSignal[Any], emitter: Emitter, fields: dict[str, Any], outer: Event | None
+    signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any], outer: Event | None
 ) -> Answers:
     extra = _split(fields) if signal.has_context(fields) else None
     if signal.begins:
@@ -101,7 +101,7 @@ def _run(
 
 
 def run_plan(
-    signal: EventSignal[Any],
+    signal: EventSignal[...],
     emitter: Emitter,
     plan: Plan,
     fields: dict[str, Any],
@@ -112,7 +112,7 @@ def run_plan(
 
 
 def _run_event(
-    signal: EventSignal[Any],
+    signal: EventSignal[...],
     emitter: Emitter,
     plan: Plan,
     event: Event | None,
@@ -131,7 +131,7 @@ def _run_event(
     return Answers(answers.pending, tuple(given)) if given else answers
 
 
-def settle(signal: EventSignal[Any], emitter: Emitter) -> Answers:
+def settle(signal: EventSignal[...], emitter: Emitter) -> Answers:
     """Return what is pending after an emission in which nobody said anything."""
     return _run_event(signal, emitter, (), None)
 

@@ -61,7 +61,7 @@ class Emitter:
         self.inner = parent is not None
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
-        self.ports: dict[Any, Port[Any]] = {}  # by name or declaration, whichever was used
+        self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -70,7 +70,7 @@ class Emitter:
         return str(self.context["run_id"])
 
     @overload
-    def emit(self, signal: str | EventSignal[Any], /, **fields: Any) -> Answers: ...
+    def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
     @overload
     def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
     def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
@@ -97,8 +97,8 @@ class Emitter:
     @overload
     def signal(self, signal: Declaration[P]) -> Port[P]: ...
     @overload
-    def signal(self, signal: str | EventSignal[Any]) -> Port[Any]: ...
-    def signal(self, signal: Any) -> Port[Any]:
+    def signal(self, signal: str | EventSignal[...]) -> Port[...]: ...
+    def signal(self, signal: Any) -> Port[...]:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples

@@ -47,7 +47,7 @@ class Event:
 
     def __init__(
         self,
-        signal: EventSignal[Any],
+        signal: EventSignal[...],
         emitter: Emitter,
         fields: dict[str, Any],
         extra: Mapping[str, Any] | None = None,

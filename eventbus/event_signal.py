@@ -69,7 +69,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
         self.bus = bus
         self._plans: dict[Any, Plan] = {}
-        self._ports: list[weakref.ref[Port[Any]]] = []
+        self._ports: list[weakref.ref[Port[...]]] = []
         self._shapes: dict[tuple[str, ...], bool] = {}
         super().__init__(name, declaration.doc if declaration else None)
         self.declaration = declaration
@@ -83,7 +83,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         """The field that handlers may replace, where this is a transform."""
         return self.declaration.value if self.declaration is not None else None
 
-    def declare(self, declaration: Declaration[Any]) -> None:
+    def declare(self, declaration: Declaration[...]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
         before = self.declaration
         self.declaration = declaration
@@ -133,7 +133,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             plan = plans[emitter.reach] = make_plan(self, emitter)
         return plan
 
-    def port_for(self, emitter: Emitter) -> Port[Any]:
+    def port_for(self, emitter: Emitter) -> Port[...]:
         """Return this signal as `emitter` emits it."""
         if emitter is self.bus.root:
             return self._root_port
@@ -143,7 +143,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             self._ports.append(weakref.ref(port))
         return port
 
-    def install(self, port: Port[Any], plan: Plan, emit: Callable[..., Answers]) -> None:
+    def install(self, port: Port[...], plan: Plan, emit: Callable[..., Answers]) -> None:
         """Have a port use a function made for a plan, if that is still the plan."""
         with self._lock:
             if self._plans.get(port.emitter.reach) is plan:

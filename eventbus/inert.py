@@ -44,12 +44,12 @@ def inert_emitter(sender: str | None) -> Emitter:
     return inert_bus().bind(sender=sender)
 
 
-def inert_port(sender: str | None, signal: str) -> Port[Any]:
+def inert_port(sender: str | None, signal: str) -> Port[...]:
     """Return what a port unpickles to."""
     return inert_emitter(sender).signal(signal)
 
 
-def inert_signal(name: str) -> EventSignal[Any]:
+def inert_signal(name: str) -> EventSignal[...]:
     """Return what a signal unpickles to."""
     return inert_bus().signal(name)
 

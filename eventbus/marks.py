@@ -31,7 +31,7 @@ class Mark:
 
 
 def handles(
-    *signals: str | Declaration[Any],
+    *signals: str | Declaration[...],
     when: Any = None,
     priority: int | None = None,
     sender: str | None = None,

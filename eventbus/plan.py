@@ -80,7 +80,7 @@ Plan = tuple[PlannedCall, ...]
 EMPTY: Plan = ()
 
 
-def make_plan(signal: EventSignal[Any], emitter: Emitter) -> Plan:
+def make_plan(signal: EventSignal[...], emitter: Emitter) -> Plan:
     """Put together who hears `emitter` on `signal`."""
     if signal.is_muted:
         return EMPTY
@@ -94,7 +94,7 @@ def _planned(entry: Entry) -> PlannedCall:
     return PlainCall(entry)
 
 
-def _reaches(signal: EventSignal[Any], entry: Entry, emitter: Emitter) -> bool:
+def _reaches(signal: EventSignal[...], entry: Entry, emitter: Emitter) -> bool:
     receiver = entry.receiver
     if isinstance(receiver, Receiver):
         subscription = receiver.subscription

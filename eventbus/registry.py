@@ -32,17 +32,17 @@ class Registry:
         self.attachments: tuple[Attachment, ...] = ()
         self._lock = threading.RLock()
         self._sequence = itertools.count(1)
-        self._signals: dict[str, EventSignal[Any]] = {}
+        self._signals: dict[str, EventSignal[...]] = {}
         self._subscriptions: dict[Subscription, None] = {}  # in the order they were made
 
     # -- signals
 
     @property
-    def signals(self) -> tuple[EventSignal[Any], ...]:
+    def signals(self) -> tuple[EventSignal[...], ...]:
         """Those that somebody has named so far."""
         return tuple(self._signals.values())
 
-    def signal(self, named: Any) -> EventSignal[Any]:
+    def signal(self, named: Any) -> EventSignal[...]:
         """Return a signal by its name or declaration; make it where it is new."""
         if isinstance(named, EventSignal):
             return named
@@ -55,13 +55,13 @@ class Registry:
             self.declare(named)  # a bare name so far, or the same cell run again
         return found
 
-    def _new(self, name: Any, named: Any) -> EventSignal[Any]:
+    def _new(self, name: Any, named: Any) -> EventSignal[...]:
         declaration = named if isinstance(named, Declaration) else STANDARD.get(name)
         if declaration is None and not self.bus.inert:
             check_name(name, strict=self.bus.strict)
         return self._set_up(EventSignal(self.bus, name, declaration))
 
-    def _set_up(self, signal: EventSignal[Any]) -> EventSignal[Any]:
+    def _set_up(self, signal: EventSignal[...]) -> EventSignal[...]:
         covering = [
             Receiver(subscription, signal)
             for subscription in self._subscriptions
@@ -72,7 +72,7 @@ class Registry:
         self._signals[signal.name] = signal
         return signal
 
-    def declare(self, declaration: Declaration[Any]) -> None:
+    def declare(self, declaration: Declaration[...]) -> None:
         """Put a declaration on the bus; who subscribed to the bare name is held against it."""
         with self._lock:
             known = self._signals.get(declaration.name)
@@ -114,7 +114,7 @@ class Registry:
             self.bus.take_counts()
         return subscription
 
-    def _covered(self, name: str) -> list[EventSignal[Any]]:
+    def _covered(self, name: str) -> list[EventSignal[...]]:
         if not is_pattern(name):
             return [self.signal(name)]
         return [self.signal(each) for each in {**STANDARD, **self._signals} if covers(name, each)]

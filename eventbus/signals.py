@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from eventbus.declaration import Declaration, signal
 from eventbus.fields import (
@@ -346,7 +345,7 @@ def run_closed(*, outcome: Outcome) -> None:
     """The run is over. Once, always the last one, whatever happened: flush and close here."""
 
 
-STANDARD: Mapping[str, Declaration[Any]] = MappingProxyType(
+STANDARD: Mapping[str, Declaration[...]] = MappingProxyType(
     {one.name: one for one in tuple(globals().values()) if isinstance(one, Declaration)}
 )
 """Every standard signal by name, in the order of a run."""

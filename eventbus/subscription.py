@@ -187,7 +187,7 @@ class Receiver:
     It is also the site of the subscription's filter: state that a filter needs lives here.
     """
 
-    def __init__(self, subscription: Subscription, signal: EventSignal[Any]) -> None:
+    def __init__(self, subscription: Subscription, signal: EventSignal[...]) -> None:
         self.subscription = subscription
         self.signal = signal
         self.monotonic = subscription.bus.monotonic

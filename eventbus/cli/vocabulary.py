@@ -34,7 +34,7 @@ class SignalFacts:
     fields: tuple[FieldFacts, ...]
 
 
-def signal_facts(declaration: Declaration[Any]) -> SignalFacts:
+def signal_facts(declaration: Declaration[...]) -> SignalFacts:
     """Take apart a stub: "When. How often." in its first line, notes below, and the fields.
 
     Examples
@@ -57,7 +57,7 @@ def signal_facts(declaration: Declaration[Any]) -> SignalFacts:
     )
 
 
-def _field_facts(declaration: Declaration[Any], parameter: inspect.Parameter) -> FieldFacts:
+def _field_facts(declaration: Declaration[...], parameter: inspect.Parameter) -> FieldFacts:
     alias = getattr(glossary, str(parameter.annotation).removesuffix(" | None"))
     type_, described = get_args(alias)
     assert isinstance(described, Field)  # every alias of the glossary is described
