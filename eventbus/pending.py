@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.inbox import Inbox
 
@@ -25,7 +28,7 @@ class Pending:
         True only where nothing is pending and nothing unread; one look spares the rest.
     """
 
-    __slots__ = ("__weakref__", "_answers", "_inbox", "_outer", "_read", "quiet")
+    __slots__ = ("__weakref__", "_given", "_inbox", "_outer", "_read", "_reading", "quiet")
 
     quiet: bool
 
@@ -33,7 +36,9 @@ class Pending:
         self._inbox = inbox
         self._outer = outer
         self._read = len(inbox)
-        self._set(inbox.standing())
+        self._given: list[Request] = list(inbox.standing())
+        self._reading = threading.Lock()
+        self._look()
         inbox.add_reader(self)
 
     @property
@@ -41,18 +46,20 @@ class Pending:
         """All that are pending now."""
         if self._read != len(self._inbox):
             self._merge()
-        if self._outer is None:
-            return self._answers
-        return self._with_stops(self._outer.answers)
+        own = Answers(tuple(self._given)) if self._given else Answers.NONE
+        return own if self._outer is None else _with_stops(own, self._outer.answers)
 
     def accept(self, answer: Request) -> None:
         """Make an answer pending."""
-        self._set((*self._answers.pending, answer))
+        self.quiet = False
+        self._given.append(answer)  # in one go: threads that answer at once lose none
 
     def begin(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span begins: drop what is left from the one before; what came meanwhile is for it."""
-        if self._answers.pending:
-            self._set(tuple(a for a in self._answers.pending if self._stays(a, kinds)))
+        for answer in [a for a in self._given if not self._stays(a, kinds)]:
+            with suppress(ValueError):  # another thread was faster
+                self._given.remove(answer)
+        self._look()
 
     def end(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span has ended: drop what was meant for it."""
@@ -66,18 +73,22 @@ class Pending:
         return isinstance(answer, Stop) and answer in self._inbox.standing()
 
     def _merge(self) -> None:
-        new = self._inbox.since(self._read)
-        self._read += len(new)
-        self._set((*self._answers.pending, *new))
+        # Never waits: another thread, or what this OS signal interrupted, is reading already.
+        if self._reading.acquire(blocking=False):
+            try:
+                new = self._inbox.since(self._read)
+                self._read += len(new)
+                self._given.extend(new)
+            finally:
+                self._reading.release()
 
-    def _with_stops(self, outer: Answers) -> Answers:
-        own = self._answers
-        stops = tuple(a for a in outer.pending if isinstance(a, Stop) and a not in own.pending)
-        return Answers(own.pending + stops) if stops else own
-
-    def _set(self, pending: tuple[Request, ...]) -> None:
-        self._answers = Answers(pending) if pending else Answers.NONE
-        # Set first, looked at after: an answer given meanwhile by another thread is not missed.
-        self.quiet = not pending and self._outer is None
-        if self._read != len(self._inbox):
+    def _look(self) -> None:
+        # Set first, looked at after: an answer that another thread gives meanwhile is not missed.
+        self.quiet = self._outer is None
+        if self._given or self._read != len(self._inbox):
             self.quiet = False
+
+
+def _with_stops(own: Answers, outer: Answers) -> Answers:
+    stops = tuple(a for a in outer.pending if isinstance(a, Stop) and a not in own.pending)
+    return Answers(own.pending + stops) if stops else own
