@@ -83,7 +83,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         """The field that handlers may replace, where this is a transform."""
         return self.declaration.value if self.declaration is not None else None
 
-    def declare(self, declaration: Declaration[...]) -> None:
+    def declare(self, declaration: Declaration[P]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
         before = self.declaration
         self.declaration = declaration
@@ -122,6 +122,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         emitter.pending.end(self.ends)
         if self.name == "run_closed":
             self.bus.mark_closed(emitter)
+            emitter.ports.clear()  # they hold the emitter, and so the run's model, in a cycle
 
     # -- plans: what an emission runs, by sender; dropped at once on any change
 

@@ -51,8 +51,8 @@ class Pending:
 
     def accept(self, answer: Request) -> None:
         """Make an answer pending."""
-        self.quiet = False
         self._given.append(answer)  # in one go: threads that answer at once lose none
+        self.quiet = False
 
     def begin(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span begins: drop what is left from the one before; what came meanwhile is for it."""
