@@ -93,7 +93,7 @@ def compile_emit(port: Port[...], plan: Plan) -> Callable[..., Answers]:
     source = writer.write()
     namespace = writer.names
     exec(_code(source, port.signal.name), namespace)
-    emit: Callable[..., Answers] = namespace["emit"]
+    emit: Callable[..., Answers] = namespace.pop("emit")  # left there, it would be a cycle
     emit.__qualname__ = f"{port.signal.name}.emit"  # Python names it when a field is misspelt
     return emit
 

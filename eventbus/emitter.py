@@ -119,6 +119,12 @@ class Emitter:
         """All that are pending for this run now, also those given by `bus.answer`."""
         return self.pending.answers
 
+    def let_go(self) -> None:
+        """Forget the ports: they hold this emitter, and so the run's model, in a cycle."""
+        for port in self.ports.values():
+            port.reset()
+        self.ports.clear()
+
     def labelled(self, sender: str) -> Emitter:
         """Return the same run's emitter under another label."""
         other = Emitter(self.bus, sender)

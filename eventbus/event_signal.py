@@ -46,8 +46,6 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     ----------
     name : str
     bus : EventBus
-    emit : callable
-        Emits from the bus itself and returns the `Answers`: the typed path for hot loops.
     declaration : Declaration or None
         None for a name that was just emitted or subscribed to.
 
@@ -63,8 +61,6 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     >>> _ = signal.send("by hand", epoch=2, step=10)
     by hand {'epoch': 2, 'step': 10}
     """
-
-    emit: Callable[P, Answers]
 
     def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
         self.bus = bus
@@ -82,6 +78,21 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def value(self) -> str | None:
         """The field that handlers may replace, where this is a transform."""
         return self.declaration.value if self.declaration is not None else None
+
+    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+        """Emit from the bus itself: the typed path for hot loops.
+
+        Returns
+        -------
+        Answers
+            All that are pending.
+
+        Raises
+        ------
+        FieldError, TypeError
+            The signal carries no such field.
+        """
+        return self._root_port.emit(*args, **fields)
 
     def declare(self, declaration: Declaration[P]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
@@ -122,7 +133,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         emitter.pending.end(self.ends)
         if self.name == "run_closed":
             self.bus.mark_closed(emitter)
-            emitter.ports.clear()  # they hold the emitter, and so the run's model, in a cycle
+            emitter.let_go()
 
     # -- plans: what an emission runs, by sender; dropped at once on any change
 

@@ -1,8 +1,7 @@
 """One signal as one emitter emits it: interpreted at first, compiled once its handlers are settled.
 
-`Port.emit` is a plain attribute. It starts as `Port.cold`, which interprets (`dispatch`), and is
-replaced by a function made for the handlers of the moment (`compiled`) once they have stayed the
-same for a few emissions. Any change of who listens puts `cold` back.
+`Port.emit` interprets (`dispatch`). Once the handlers have stayed the same for a few emissions, a
+function made for them (`compiled`) is put in front of it; any change of who listens takes it away.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ class Port(Generic[P]):
 
     Attributes
     ----------
-    emit : callable
-        Takes the fields by name; returns the `Answers`.
     emitter : Emitter
     signal : EventSignal
 
@@ -51,10 +48,6 @@ class Port(Generic[P]):
     True
     """
 
-    __slots__ = ("__weakref__", "_plan", "_runs", "emit", "emitter", "settled", "signal")
-
-    emit: Callable[P, Answers]
-
     def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
         self.emitter = emitter
         self.signal = signal
@@ -65,23 +58,23 @@ class Port(Generic[P]):
         self._plan: Plan | None = None
         self._runs = 0
         self.settled = False
-        self.put(self.cold)
+        self._put(None)
 
-    def put(self, emit: Callable[..., Answers]) -> None:
-        """Have `emit` be this function from now on."""
-        self.emit = emit
-
-    def settle(self, emit: Callable[..., Answers]) -> None:
+    def settle(self, emit: Callable[P, Answers]) -> None:
         """Use a function that was made for the handlers of the moment."""
-        self.put(emit)
+        self._put(emit)
         self.settled = True
+
+    def _put(self, emit: Callable[P, Answers] | None) -> None:
+        shadow(self, emit)
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return whose emission it is, inside of `outer`."""
         return self.emitter
 
-    def cold(self, /, **fields: Any) -> Answers:
-        """Emit by interpreting; make a function once that is worth it."""
+    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+        """Emit the fields, given by name; return all pending answers."""
+        assert not args, "fields are given by name"
         self.signal.refuse_context(fields)
         return self._interpret(fields, sys._getframe(1))
 
@@ -94,7 +87,7 @@ class Port(Generic[P]):
         """Emit fields that nobody has checked yet, and perhaps context with them."""
         if self.settled:
             try:
-                return self.emit(**fields)  # type: ignore[call-arg]  # the names are checked by the call
+                return self.emit(**fields)  # type: ignore[call-arg]  # the call checks the names
             except TypeError as error:
                 if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                     raise  # not the call itself: a handler's
@@ -129,11 +122,22 @@ class Port(Generic[P]):
 class RootPort(Port[P]):
     """The bus's own: `signal.emit` itself. Inside a handler it emits for that handler's run."""
 
-    __slots__ = ()
-
-    def put(self, emit: Callable[..., Answers]) -> None:
-        self.emit = emit
-        self.signal.emit = emit  # no frame between `signal.emit` and the handlers
+    def _put(self, emit: Callable[P, Answers] | None) -> None:
+        shadow(self, emit)
+        shadow(self.signal, emit)  # no frame between `signal.emit` and the handlers
 
     def origin(self, outer: Event | None) -> Emitter:
+        """Return the bus's emitter, or that of the emission that this one is inside of."""
         return self.emitter if outer is None else outer.emitter
+
+
+def shadow(thing: Any, emit: Callable[..., Answers] | None) -> None:
+    """Put a function in front of the method `emit`, or take it away again.
+
+    The method itself is not kept on the instance: a bound method there would be a cycle, and hold
+    the run's model until the garbage collector comes by.
+    """
+    if emit is None:
+        vars(thing).pop("emit", None)
+    else:
+        vars(thing)["emit"] = emit
