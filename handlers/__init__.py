@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .lr_schedule import LRSchedule
     from .mix_up import MixUp
     from .non_finite_guard import NonFiniteGuard
+    from .notify import Notify
     from .plot import Plot
     from .progress_bar import ProgressBar
     from .tensorboard import TensorBoard
@@ -46,6 +47,7 @@ __all__ = [
     "LRSchedule",
     "MixUp",
     "NonFiniteGuard",
+    "Notify",
     "Plot",
     "ProgressBar",
     "TensorBoard",
@@ -66,6 +68,7 @@ _MODULES = {
     "LRSchedule": "lr_schedule",
     "MixUp": "mix_up",
     "NonFiniteGuard": "non_finite_guard",
+    "Notify": "notify",
     "Plot": "plot",
     "ProgressBar": "progress_bar",
     "TensorBoard": "tensorboard",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Filter, Priority, handles
@@ -29,7 +29,7 @@ class BatchAlteration(ABC):
         A filter on the batches.
     """
 
-    def __init__(self, seed: int, when: Filter | None) -> None:
+    def __init__(self, seed: int, when: Filter | Callable[..., Any] | None) -> None:
         import torch
 
         self.seed = seed

@@ -77,7 +77,8 @@ def largest_magnitudes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     magnitudes: dict[str, Tensor] = {}
     for named in _by_kind(tensors).values():
-        norms = torch._foreach_norm(list(named.values()), math.inf)
+        # What `clip_grad_norm_` is made of: one kernel for all, where the device has it.
+        norms = torch._foreach_norm(list(named.values()), math.inf)  # pyright: ignore[reportPrivateImportUsage]  # torch has no public one
         magnitudes.update(zip(named, norms, strict=True))
     return magnitudes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Filter
@@ -46,7 +46,7 @@ class Mixing(BatchAlteration):
         inputs: Key,
         targets: Key,
         seed: int,
-        when: Filter | None,
+        when: Filter | Callable[..., Any] | None,
     ) -> None:
         super().__init__(seed, when)
         self._check(classes, alpha, probability)

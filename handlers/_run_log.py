@@ -10,7 +10,7 @@ from typing import Any
 from eventbus import Declaration, Event, Filter, Priority, handles, on_rank
 from eventbus.handlers._run_file import Format, RunFile
 
-Signal = str | Declaration[Any]
+Signal = str | Declaration[...]
 On = Signal | Iterable[Signal] | Mapping[Signal, Filter | None]
 """One signal, several, or several with a filter for each."""
 
@@ -29,7 +29,7 @@ class RunLog(ABC):
     ) -> None:
         self._file = RunFile(path, form)
         self._held: list[tuple[str | None, Row]] | None = None
-        self._schedule = _schedule(on, when)
+        self._schedule = schedule(on, when)
         for signal, due in self._schedule.items():
             mark = handles(signal, when=due, priority=Priority.REPORT, on_error="isolate")
             self.write = mark(self.write)  # type: ignore[method-assign]  # marked with what was asked for
@@ -88,7 +88,7 @@ class RunLog(ABC):
         self._add(row)
 
 
-def _schedule(on: On, when: Filter | None) -> dict[Signal, Filter]:
+def schedule(on: On, when: Filter | None) -> dict[Signal, Filter]:
     """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
     if isinstance(on, Mapping):
         if when is not None:

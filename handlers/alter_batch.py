@@ -57,7 +57,11 @@ class AlterBatch(BatchAlteration):
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, seed: int = 0, when: Filter | None = None
+        self,
+        function: Callable[..., Any],
+        *,
+        seed: int = 0,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         if not callable(function):
             raise TypeError(f"AlterBatch takes a function of the batch; got {function!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventbus import EventBus, Filter, Priority, handles
@@ -88,7 +88,7 @@ class ConfusionMatrix:
         classes: int | Sequence[str] | None = None,
         *,
         normalize: bool = True,
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="ConfusionMatrix")
         self.names, self.classes = _names_and_number(classes)

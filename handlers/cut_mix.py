@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from eventbus import Filter
 
@@ -81,7 +82,7 @@ class CutMix(Mixing):
         inputs: Key = 0,
         targets: Key = 1,
         seed: int = 0,
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(
             classes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class EMA:
         validate: bool = False,
         model: str | None = None,
         on: str = "batch_finished",
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMA: decay is from 0 to below 1, got {decay!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from eventbus import EventBus, Filter, Priority, handles
@@ -68,7 +68,7 @@ class GradientClipping:
         max_value: float | None = None,
         norm_type: float = 2.0,
         model: str | None = None,
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         _check(max_norm, max_value, norm_type)
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type

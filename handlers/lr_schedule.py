@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,7 +102,7 @@ class LRSchedule:
         warmup_steps: int = 0,
         optimizer: str | None = None,
         on: str | None = None,
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         _check(factory, per, warmup_steps)
         self.factory, self.warmup_steps = factory, warmup_steps
@@ -119,6 +120,7 @@ class LRSchedule:
         self.scheduler: Any = None
         self.learning_rates: dict[str, float] = {}
         self._restored: dict[str, Any] = {}
+        self._has_stepped = False
         self._warmed = 0
         self._step = 0
         if self.monitor is not None:
@@ -169,13 +171,17 @@ class LRSchedule:
             self._step_scheduler(event)
 
     def _step_scheduler(self, event: Event) -> None:
-        if self.monitor is None:
-            self.scheduler.step()
-        else:
+        values: tuple[float, ...] = ()
+        if self.monitor is not None:
             value = self.monitor.read(event.fields.get("metrics"))
             if value is None:
                 return
-            self.scheduler.step(value)
+            values = (value,)
+        if self._has_stepped:
+            self.scheduler.step(*values)
+        else:
+            _step_first(self.scheduler, values)
+        self._has_stepped = True
         self._tell(event)
 
     def warm_up(self, event: Event) -> None:
@@ -230,6 +236,14 @@ class LRSchedule:
         self._start_over()
         self._restored = dict(state)
         self._warmed, self._step = state.get("warmed", 0), state.get("step", 0)
+
+
+def _step_first(scheduler: Any, values: tuple[float, ...]) -> None:
+    # torch warns, this once, where the optimizer has not stepped before. Here the signals keep the
+    # order, and an epoch may well be empty, or all of its batches skipped.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        scheduler.step(*values)
 
 
 def _rates(optimizer: Optimizer) -> dict[str, float]:

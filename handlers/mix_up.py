@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from eventbus import Filter
 
@@ -76,7 +77,7 @@ class MixUp(Mixing):
         inputs: Key = 0,
         targets: Key = 1,
         seed: int = 0,
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(
             classes,

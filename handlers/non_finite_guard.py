@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,7 +127,7 @@ class NonFiniteGuard:
         *,
         watch: Sequence[str] = _WATCHED,
         on: str | Sequence[str] = "batch_finished",
-        when: Filter | None = None,
+        when: Filter | Callable[..., Any] | None = None,
         max_skips: int = 10,
     ) -> None:
         self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
@@ -140,11 +140,11 @@ class NonFiniteGuard:
         else:
             self._mark_looking((on,) if isinstance(on, str) else tuple(on), when)
 
-    def _mark_skipping(self, when: Filter | None) -> None:
+    def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
 
-    def _mark_looking(self, on: tuple[str, ...], when: Filter | None) -> None:
+    def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
         settling = handles("epoch_finished", "epoch_interrupted", priority=Priority.DECIDE)
         self.settle = settling(self.settle)  # type: ignore[method-assign]  # likewise
         if "gradients" in self.watch:

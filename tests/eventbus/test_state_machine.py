@@ -343,6 +343,6 @@ class LongBusMachine(BusMachine):
 
 
 TestBus = BusMachine.TestCase
-TestBus.settings = effort(examples=60, rules=25)
+TestBus.settings = effort(examples=120, rules=25)
 TestBusLong = pytest.mark.slow(LongBusMachine.TestCase)
-TestBusLong.settings = effort(examples=1500, rules=50)
+TestBusLong.settings = effort(examples=600, rules=40)

@@ -67,7 +67,7 @@ def check(folder: Path, paths: list[Path]) -> str:
         timeout=300,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache" / "typing")},
+        env={**os.environ, "MYPY_CACHE_DIR": str(folder / "cache")},
     )
     assert not result.stderr, result.stderr
     return result.stdout

@@ -15,7 +15,7 @@ from eventbus.handlers.csv_log import CSVLog
 
 from .running import EXAMPLES, run_example
 
-SMALL = "--warmup-steps 5 --decay-steps 15 --validate-every 10 --batch-size 2".split()
+SMALL = ("--warmup-steps=5", "--decay-steps=15", "--validate-every=10", "--batch-size=2")
 
 
 def train(folder: Path, steps: int, *more: str) -> str:

@@ -89,10 +89,10 @@ def test_average_is_that_of_torch() -> None:
         loop.steps(1)
         expected.update_parameters(loop.model)
     assert ema.averaged is not None
-    found = values_of(ema.averaged)
-    assert found.pop("module.places") == list(range(100))
-    assert {name: value for name, value in values_of(expected).items() if name in found} == found
-    assert found["n_averaged"] == ema.updates == 5
+    found, torchs = values_of(ema.averaged), values_of(expected)
+    del found["module.places"], torchs["module.places"]  # which torch wears down, see below
+    assert found == torchs
+    assert ema.updates == 5
 
 
 def test_whole_numbers_are_not_worn_down() -> None:
@@ -112,7 +112,7 @@ def test_complex_weights_are_averaged() -> None:
         model[0].zero_()
     loop.steps(1)
     assert ema.averaged is not None
-    assert ema.averaged.module[0].item() == 1j
+    assert [p.item() for p in ema.averaged.module.parameters()] == [1j]
 
 
 def test_average_begins_with_the_weights_after_the_first_step() -> None:
@@ -288,20 +288,26 @@ def test_trained_weights_are_back_after_a_failing_validation(error: BaseExceptio
         assert values_of(model) != trained[-1]
         raise error
 
-    with pytest.raises(type(error)), Run(bus, model=model) as run:
-        for _ in run.batches([1, 2, 3]):
-            model.move(1.0)
-            run.report(loss=1.0)
-        trained.append(values_of(model))
-        for _ in run.validate(fail()):
-            run.report(loss=1.0)
+    def train() -> None:
+        with Run(bus, model=model) as run:
+            for _ in run.batches([1, 2, 3]):
+                model.move(1.0)
+                run.report(loss=1.0)
+            trained.append(values_of(model))
+            for _ in run.validate(fail()):
+                run.report(loss=1.0)
+
+    with pytest.raises(type(error)):
+        train()
     assert values_of(model) == trained[0]
 
 
 def test_ctrl_c_during_the_exchange_loses_nothing() -> None:
     class Interrupted(torch.Tensor):
         @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is torch.Tensor.copy_ and armed:
                 armed.clear()
                 raise KeyboardInterrupt
@@ -356,7 +362,7 @@ def test_inference_mode_does_not_spoil_the_weights() -> None:
         loop.begin_validation()
         loop.end_validation()
     loop.steps(1)  # neither model nor average may be made of inference tensors
-    (loop.model.weight.sum() * 2).backward()  # type: ignore[no-untyped-call, operator, union-attr]  # torch's
+    torch.autograd.backward([p.sum() for p in loop.model.parameters()])
     assert ema.updates == 3
 
 
@@ -434,19 +440,20 @@ def test_run_that_was_resumed_from_a_real_checkpoint_has_the_same_average(tmp_pa
 
 
 def test_nobody_waits_for_the_device() -> None:
-    model = torch.nn.ParameterList([torch.ones(2)])
+    model = torch.nn.ParameterDict({"a": torch.ones(2)})
     ema = EMA(decay=0.5, validate=True)
     loop = Loop(ema, model).start().steps(1)
     assert ema.averaged is not None
     for module in (model, ema.averaged.module):
-        module[0] = torch.nn.Parameter(unread(module[0]), requires_grad=False)
-    model[0].fill_(3.0)
+        weights = dict(module.named_parameters())["a"]
+        setattr(module, "a", torch.nn.Parameter(unread(weights), requires_grad=False))  # noqa: B010 - a Module takes only its own types by assignment
+    model["a"].fill_(3.0)
     loop.steps(1)
     loop.begin_validation()
-    assert read(model[0]).tolist() == [2.0, 2.0]
+    assert read(model["a"]).tolist() == [2.0, 2.0]
     loop.end_validation()
-    assert read(model[0]).tolist() == [3.0, 3.0]
-    assert isinstance(model[0], Unread)
+    assert read(model["a"]).tolist() == [3.0, 3.0]
+    assert isinstance(model["a"], Unread)
 
 
 @pytest.mark.gpu
@@ -462,7 +469,7 @@ def test_cuda_is_not_waited_for() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert ema.averaged is not None
-    assert ema.averaged.module.weight.is_cuda
+    assert all(tensor.is_cuda for tensor in ema.averaged.module.parameters())
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])

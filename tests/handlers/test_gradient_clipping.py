@@ -82,7 +82,8 @@ def test_gradients_of_several_models_are_clipped_as_one_vector() -> None:
 def test_one_of_several_models_may_be_chosen() -> None:
     models = {"g": model_with_gradients([3.0]), "d": model_with_gradients([4.0])}
     clip(GradientClipping(1.0, model="d"), models=models)
-    assert (gradients(models["g"]), gradients(models["d"])) == ([[3.0]], [pytest.approx([1.0])])
+    assert gradients(models["g"]) == [[3.0]]
+    assert gradients(models["d"]) == [pytest.approx([1.0])]
 
 
 def test_model_that_is_not_there_is_named() -> None:
@@ -108,7 +109,7 @@ def test_clipping_is_only_done_when_due() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"max_norm": 1.0}, {"max_value": 0.1}])
-def test_nobody_waits_for_the_device(arguments: dict[str, float]) -> None:
+def test_nobody_waits_for_the_device(arguments: Any) -> None:
     model = torch.nn.Linear(2, 2)
     for parameter in model.parameters():
         parameter.grad = unread(torch.full_like(parameter, 3.0))

@@ -86,6 +86,12 @@ def test_epoch_that_was_interrupted_is_not_counted() -> None:
     assert loop.optimizer.param_groups[0]["lr"] == 0.8
 
 
+def test_epoch_in_which_no_step_was_taken_counts_without_a_warning_from_torch() -> None:
+    loop = Loop(LRSchedule(halving)).start()
+    loop.epochs(2, steps=0)
+    assert loop.optimizer.param_groups[0]["lr"] == 0.2
+
+
 def test_filter_says_which_steps_count() -> None:
     loop = Loop(LRSchedule(halving, per="step", when=every(2))).start()
     assert loop.steps(5) == [0.8, 0.8, 0.4, 0.4, 0.2]
@@ -110,7 +116,9 @@ def test_signal_may_be_chosen() -> None:
         lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=20),
         lambda o: lr_scheduler.CyclicLR(o, 0.1, 1.0, step_size_up=2),
         lambda o: lr_scheduler.SequentialLR(
-            o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.ExponentialLR(o, 0.5)], [3]
+            o,
+            [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.ExponentialLR(o, 0.5)],
+            [3],
         ),
         lambda o: lr_scheduler.ChainedScheduler(
             [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.ExponentialLR(o, 0.5)]
@@ -132,7 +140,9 @@ def test_rates_are_torchs_and_the_same_when_the_run_is_cut(factory: Factory, cut
 
     first = Loop(LRSchedule(factory, per="step"), optimizer_of(**options())).start()
     found = seen_in(first, cut)
-    saved = through_disk([first.emitter.emit("state_requested").state, first.optimizer.state_dict()])
+    saved = through_disk(
+        [first.emitter.emit("state_requested").state, first.optimizer.state_dict()]
+    )
     second = Loop(LRSchedule(factory, per="step"), optimizer_of(**options()))
     second.optimizer.load_state_dict(saved[1])
     second.bus.emit("state_restored", state=RestoredState(saved[0]), path="x")
@@ -264,7 +274,7 @@ def test_rates_that_stay_are_not_told_again() -> None:
 
 
 def test_rates_are_told_by_group_as_plain_floats() -> None:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": torch.tensor(0.5), "name": "head"},
         {"params": [torch.nn.Parameter(torch.zeros(1))]},
     ]
@@ -317,7 +327,9 @@ def test_one_of_several_optimizers_may_be_chosen() -> None:
 
 def test_several_optimizers_without_a_choice_are_an_error() -> None:
     both = {"g": optimizer_of(), "d": optimizer_of()}
-    with pytest.raises(ValueError, match=r"several optimizers \(g, d\); say which one: optimizer='g'"):
+    with pytest.raises(
+        ValueError, match=r"several optimizers \(g, d\); say which one: optimizer='g'"
+    ):
         Loop(LRSchedule(halving), optimizers=both).start()
 
 
@@ -461,5 +473,7 @@ def test_wrong_argument_is_refused_when_it_is_made(
 
 
 def test_scheduler_in_place_of_its_factory_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"what makes a scheduler, lambda optimizer: .*; got a StepLR"):
+    with pytest.raises(
+        TypeError, match=r"what makes a scheduler, lambda optimizer: .*; got a StepLR"
+    ):
         LRSchedule(halving(optimizer_of()))  # type: ignore[arg-type]  # that is the test

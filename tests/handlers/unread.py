@@ -34,7 +34,7 @@ READING: set[Any] = {
 """What needs a value, or a shape that depends on values: on a GPU each of them waits."""
 
 
-class WaitedForTheDevice(AssertionError):
+class WaitedError(AssertionError):
     """Somebody read a tensor that was to stay on its device."""
 
 
@@ -50,9 +50,8 @@ class Unread(torch.Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in READING or (func is torch.Tensor.__getitem__ and _is_mask(args[1])):
-            raise WaitedForTheDevice(getattr(func, "__name__", repr(func)))
-        result = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]  # torch's
-        return result
+            raise WaitedError(getattr(func, "__name__", repr(func)))
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]  # torch's
 
 
 def _is_mask(index: Any) -> bool:

@@ -199,6 +199,18 @@ def test_what_is_reported_outside_of_batches_is_a_metric_of_the_epoch(
     ]
 
 
+def test_a_key_may_be_reported_once_between_any_two_steps(bus: EventBus) -> None:
+    with Run(bus) as run:
+        for step in run.steps(2):
+            run.report(loss=1.0)
+            for _ in run.validate([1]):
+                pass
+            run.report(norm=float(step))
+            with pytest.raises(ValueError, match="'norm'"):
+                run.report(norm=0.0)
+    assert run.metrics["norm"] == 2.0
+
+
 def test_metrics_of_the_run_are_the_last_of_each(bus: EventBus, transcript: Transcript) -> None:
     with Run(bus) as run:
         for epoch in run.epochs(2):

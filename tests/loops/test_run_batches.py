@@ -122,6 +122,19 @@ def test_a_micro_batch_skipped_within_a_group_is_replaced_by_the_next(
     assert transcript.names.count("batch_skipped") == 0
 
 
+def test_a_micro_batch_that_the_loop_was_told_to_skip_is_in_no_mean(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    skips = iter([SkipBatch("spike"), None])
+    bus.on("backward_finished")(lambda: next(skips))
+    with Run(bus) as run:
+        for size, loss in run.batches([(8, 100.0), (2, 1.0)], accumulate=2):
+            run.report(loss=loss, batch_size=size)
+            run.emit("backward_finished", loss=loss)
+    (fields,) = transcript.of("batch_finished")
+    assert (dict(fields["metrics"]), fields["batch_size"]) == ({"loss": 1.0}, 2)
+
+
 def test_a_loader_shorter_than_its_length_skips_the_step_it_leaves_open(
     bus: EventBus, transcript: Transcript
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from eventbus import EventBus, Stop, StopEpoch
 from eventbus.loops import Run
 
-from .transcripts import Transcript, answer_on, caught
+from .transcripts import Transcript, answer_on, caught, fail_on
 
 
 def validations(transcript: Transcript) -> list[str]:
@@ -104,6 +104,20 @@ def test_stop_between_validation_batches_interrupts_it(
     ]
     assert dict(transcript.of("validation_interrupted")[0]["metrics"]) == {"val_loss": 1.0}
     assert dict(run.metrics) == {}
+
+
+def test_break_on_a_pending_stop_interrupts_the_validation(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            for _ in run.validate([1, 2]):
+                bus.answer(Stop("enough"))
+                break
+    assert transcript.after("validation_started")[1:3] == [
+        "validation_interrupted 1.0 (enough)",
+        "epoch_interrupted 1.0 (enough)",
+    ]
 
 
 def test_stop_after_the_last_validation_batch_leaves_all_done(
@@ -271,6 +285,20 @@ def test_an_exception_in_a_validation_block_interrupts_it_once(
         "run_failed 0.0",
         "run_closed (failed)",
     ]
+
+
+def test_a_handler_that_fails_as_a_block_is_interrupted_hides_no_failure_before(
+    bus: EventBus,
+) -> None:
+    fail_on(bus, "validation_interrupted", OSError("disk full"))
+    first = ValueError("bad")
+
+    def body() -> None:
+        with Run(bus) as run, run.validation():
+            raise first
+
+    assert caught(ValueError, body) is first
+    assert first.__notes__ == ["while closing the run, a handler raised OSError: disk full"]
 
 
 def test_loops_in_a_validation_block_are_refused(bus: EventBus) -> None:

@@ -1,0 +1,156 @@
+"""Messages about a run: mail, Slack and a hundred other services."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from eventbus import Declaration, Event, Filter, Priority, handles, on_rank
+from eventbus.handlers._apprise import DeliveryError, Service
+from eventbus.handlers._messages import check_template, compose
+from eventbus.handlers._run_log import On, schedule
+
+__all__ = ["DeliveryError", "Notify"]
+
+
+class Notify:
+    """Sends a message when the run has finished, when it failed, or on any signal.
+
+    A service is a URL: `mailto://user:password@example.org`, `slack://…`, `tgram://…`; apprise's
+    documentation lists them. It is a secret, and never part of a log, a `repr` or an error: those
+    say `URL 1 (mailto)`. Read it from the environment, not from the code.
+
+    A message says what became of the run, where it is, and of a failure the exception and its
+    place: the innermost line of the traceback that is not a library's. It is sent in the
+    background, in order; a service that hangs delays neither training nor other services. The end
+    of the run waits for it, but not for longer than `timeout_s`. What was not delivered is logged
+    at once, and an error at the end, which is isolated like any of an observer.
+
+    ==================  =====================================================================
+    signals consumed    those of `on`; `run_closed`
+    values produced     messages; `held_back`, a count
+    cost                each message: reading the fields that it shows, metrics among them, one
+                        transfer from the device. At the end of the run: up to `timeout_s`
+    state               none
+    needs               apprise: `pip install 'training-eventbus[notify]'`
+    band, errors        REPORT; isolated; rank 0 sends
+    ==================  =====================================================================
+
+    Parameters
+    ----------
+    urls
+        Where to, one or several, as apprise takes them.
+    on
+        The signals that give a message each: `"stop_requested"` for early stopping; as a mapping,
+        each with a filter of its own: `{"run_failed": None, "epoch_finished": every(10)}`.
+    when
+        A filter on all of them.
+    title, body
+        Templates in place of what is usual for a signal: `"{run}: {metrics[val_loss]:.3f}"`. They
+        may name the signal's fields, the run's context (`run`, `run_id`), and `event` (the
+        signal's name), `sender`, `where` (epoch and step), `facts` (all fields that are numbers or
+        text), and for failures `place` and `traceback`. What an emission has not becomes a dash;
+        a line with nothing else in it is left out.
+    limit, per_s
+        At most so many messages of one signal in any so many seconds. The next that is sent says
+        how many were held back.
+    timeout_s
+        How long the end of a run may wait for messages under way, in seconds.
+    monotonic
+        The clock of the limit, in seconds.
+
+    Attributes
+    ----------
+    held_back : collections.Counter
+        How many messages of each signal the limit kept from being sent, in all.
+
+    Raises
+    ------
+    ImportError
+        apprise is not installed.
+    ValueError
+        A URL that apprise does not take, a template with a field that no signal has.
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> from eventbus.handlers import Notify
+    >>> bus = EventBus()
+    >>> notify = Notify("mailto://me:secret@example.org", on=["run_failed", "stop_requested"])
+    >>> notify
+    <Notify to URL 1 (mailto)>
+    >>> handle = bus.attach(notify)
+    """
+
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        on: On = ("run_finished", "run_failed"),
+        *,
+        when: Filter | None = None,
+        title: str | None = None,
+        body: str | None = None,
+        limit: int = 5,
+        per_s: float = 60.0,
+        timeout_s: float = 10.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        due = schedule(on, when)
+        signals = [each.name if isinstance(each, Declaration) else each for each in due]
+        for template in (title, body):
+            if template is not None:
+                check_template(template, signals)
+        if limit < 1 or not per_s > 0 or not timeout_s > 0:
+            given = f"limit {limit!r}, per_s {per_s!r}, timeout_s {timeout_s!r}"
+            raise ValueError(f"limit is at least 1, per_s and timeout_s are positive; got {given}")
+        self._services = _services(urls)
+        self._title, self._body = title, body
+        self._limit, self._per_s = limit, per_s
+        self._timeout_s, self._monotonic = timeout_s, monotonic
+        self._sent_at: dict[str, deque[float]] = {}
+        self._not_told: Counter[str] = Counter()
+        self.held_back: Counter[str] = Counter()
+        for signal, filter_ in due.items():
+            mark = handles(signal, when=filter_, priority=Priority.REPORT, on_error="isolate")
+            self.send = mark(self.send)  # type: ignore[method-assign]  # marked with what was asked for
+
+    def send(self, event: Event) -> None:
+        """Send a message about an emission, unless there were too many of its signal."""
+        if not self._is_allowed(event.name):
+            self.held_back[event.name] += 1
+            self._not_told[event.name] += 1
+            return
+        message = compose(event, self._title, self._body, self._not_told.pop(event.name, 0))
+        for service in self._services:
+            service.put(message)
+
+    @handles("run_closed", when=on_rank(0), priority=Priority.REPORT - 1, on_error="isolate")
+    def close(self) -> None:
+        """Wait for messages under way, for so long and no longer; raise what went wrong."""
+        deadline = time.monotonic() + self._timeout_s
+        failed = [
+            reason
+            for service in self._services
+            for reason in service.close(max(0.0, deadline - time.monotonic()))
+        ]
+        if failed:
+            raise DeliveryError(f"not delivered: {'; '.join(dict.fromkeys(failed))}")
+
+    def _is_allowed(self, signal: str) -> bool:
+        now = self._monotonic()
+        sent_at = self._sent_at.setdefault(signal, deque(maxlen=self._limit))
+        if len(sent_at) == self._limit and now - sent_at[0] < self._per_s:
+            return False
+        sent_at.append(now)
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Notify to {', '.join(service.label for service in self._services)}>"
+
+
+def _services(urls: str | Iterable[str]) -> list[Service]:
+    given = [urls] if isinstance(urls, str) else list(urls)
+    if not given:
+        raise ValueError("urls= names at least one service; got none")
+    return [Service(url, number) for number, url in enumerate(given, start=1)]
