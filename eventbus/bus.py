@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from eventbus import dispatch
 from eventbus.answers import Answers, Request
 from eventbus.attachment import Attachment
 from eventbus.declaration import Declaration, signal
@@ -17,6 +17,7 @@ from eventbus.emitter import Emitter
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.failures import Failures
+from eventbus.frames import surrounding
 from eventbus.housekeeping import Housekeeping
 from eventbus.inbox import Inbox, Runs
 from eventbus.inert import inert_bus, silence_in_children
@@ -71,9 +72,10 @@ class EventBus:
         self.timing: Profile | None = None
         self.inbox = Inbox()
         self.failures = Failures()
+        self.active: list[None] = []  # one for each emission under way, in any thread
         self.registry = Registry(self)
         self._open_runs: tuple[Emitter, ...] = ()
-        self._root = Emitter(self)
+        self.root = Emitter(self)
         self._housekeeping = Housekeeping(self)
         silence_in_children(self)
 
@@ -292,7 +294,9 @@ class EventBus:
         >>> _ = bus.emit("batch_finished", epoch=1, step=7)
         7 {'norm': 0.5}
         """
-        return self._emitter(fields).emit(signal, **fields)
+        if self.active or "sender" in fields:
+            return self._emitter(fields).emit(signal, **fields)
+        return (self.root.ports.get(signal) or self.root.signal(signal)).by_name(fields)
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace a value; return what they made of it.
@@ -449,7 +453,7 @@ class EventBus:
 
     def mark_open(self, emitter: Emitter) -> None:
         """Note that a run is under way; called before `run_opened` is dispatched."""
-        if emitter is not self._root and emitter not in self._open_runs:
+        if emitter is not self.root and emitter not in self._open_runs:
             self._open_runs = (*self._open_runs, emitter)
 
     def mark_closed(self, emitter: Emitter) -> None:
@@ -467,8 +471,8 @@ class EventBus:
 
     def here(self) -> Emitter:
         """Return the emitter of the emission that this thread is inside of, else the bus's own."""
-        event = dispatch.here(self)
-        return self._root if event is None else event.emitter
+        event = surrounding(self, sys._getframe(1))
+        return self.root if event is None else event.emitter
 
     def _emitter(self, fields: dict[str, Any]) -> Emitter:
         emitter = self.here()

@@ -8,15 +8,15 @@ the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.declaration import CONTEXT
 from eventbus.errors import FieldError, HandlerError, SignalError
 from eventbus.event import Event
 from eventbus.failures import blame, raise_all
+from eventbus.frames import interpreters
 from eventbus.subscription import NOT_DUE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eventbus.event_signal import EventSignal
     from eventbus.plan import Plan, PlannedCall
 
-__all__ = ["emit", "here", "transform"]
+__all__ = ["CLOSING", "Began", "emit", "run_plan", "settle", "transform"]
 
 DEPTH_LIMIT = 50
 """Emissions inside emissions; a cycle is named long before Python's own limit."""
@@ -36,22 +36,21 @@ CLOSING = "run_closed"
 STOP_REQUESTED = "stop_requested"
 
 
-class _Now(threading.local):
-    event: Event | None = None
+Given = list[tuple[str, Answer]]
+"""Who gave what in one emission."""
 
 
-_now = _Now()
+class Began(NamedTuple):
+    """How far a compiled function came: this handler returned something, or failed."""
+
+    at: int
+    result: Any
+    error: Exception | None = None
 
 
-def here(bus: Any) -> Event | None:
-    """Return the emission of this bus that this thread is inside of, if any."""
-    event = _now.event
-    while event is not None and event.emitter.bus is not bus:
-        event = event.outer
-    return event
-
-
-def emit(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> Answers:
+def emit(
+    signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any], outer: Event | None
+) -> Answers:
     """Run an emission; return all pending answers, with those of this emission in `given`."""
     if signal.value is not None and not emitter.bus.inert:
         raise SignalError(
@@ -59,11 +58,15 @@ def emit(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> 
             f"use transform({signal.name!r}, {signal.value}, ...)",
             signal=signal.name,
         )
-    return _run(signal, emitter, fields)
+    return _run(signal, emitter, fields, outer)
 
 
 def transform(
-    signal: EventSignal[...], emitter: Emitter, value: Any, fields: dict[str, Any]
+    signal: EventSignal[...],
+    emitter: Emitter,
+    value: Any,
+    fields: dict[str, Any],
+    outer: Event | None,
 ) -> Any:
     """Run an emission whose value handlers may replace; return the value."""
     key = signal.value
@@ -82,50 +85,92 @@ def transform(
             field=key,
         )
     fields = {key: value, **fields}
-    _run(signal, emitter, fields)
+    _run(signal, emitter, fields, outer)
     return fields[key]
 
 
-def _run(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> Answers:
-    has_context = signal.has_context(fields)
+def _run(
+    signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any], outer: Event | None
+) -> Answers:
+    extra = _split(fields) if signal.has_context(fields) else None
     if signal.begins:
         signal.begin(emitter)
     plan = signal.plan(emitter)
+    event = Event(signal, emitter, fields, extra, outer) if plan else None
+    return _run_event(signal, emitter, plan, event)
+
+
+def run_plan(
+    signal: EventSignal[...],
+    emitter: Emitter,
+    plan: Plan,
+    fields: dict[str, Any],
+    began: Began | None = None,
+) -> Answers:
+    """Run a plan that a compiled function could not finish, from where it came to."""
+    return _run_event(signal, emitter, plan, Event(signal, emitter, fields), began)
+
+
+def _run_event(
+    signal: EventSignal[...],
+    emitter: Emitter,
+    plan: Plan,
+    event: Event | None,
+    began: Began | None = None,
+) -> Answers:
     given: Given = []
     try:
-        if plan:
-            extra = _split(fields) if has_context else None
-            _call_all(plan, Event(signal, emitter, fields, extra, _now.event), given)
+        if event is not None:
+            _call_all(plan, event, given, began)
         answers = emitter.pending.answers
         if emitter.bus.inbox.untold and not emitter.inner:  # told where all can hear it
-            _tell_stops(emitter.bus.inbox.take_untold(), emitter)
+            _tell_stops(emitter.bus.inbox.take_untold(), emitter, event)
     finally:
         if signal.ends:
             signal.end(emitter)
     return Answers(answers.pending, tuple(given)) if given else answers
 
 
-Given = list[tuple[str, Answer]]
-"""Who gave what in one emission."""
+def settle(signal: EventSignal[...], emitter: Emitter) -> Answers:
+    """Return what is pending after an emission in which nobody said anything."""
+    return _run_event(signal, emitter, (), None)
 
 
-def _call_all(plan: Plan, event: Event, given: Given) -> None:
+def _call_all(plan: Plan, event: Event, given: Given, began: Began | None) -> None:
     if event.outer is not None:
         _check_depth(event)
         _fill_in(event)
-    _now.event = event
+    failed: list[Exception] = []
+    active = event.emitter.bus.active
+    active.append(None)
     try:
-        failed = _call_each(plan, event, given)
+        if began is not None:
+            _finish(plan[began.at], event, given, failed, began)
+            plan = plan[began.at + 1 :]
+        _call_each(plan, event, given, failed)
+        if given:
+            failed += _told(given, event)
     finally:
-        _now.event = event.outer
-    if given:
-        failed += _told(given, event)
+        active.pop()
     if failed:
         raise_all(failed, event)
 
 
-def _call_each(plan: Plan, event: Event, given: Given) -> list[Exception]:
-    failed: list[Exception] = []
+interpreters.add(_call_all.__code__)
+
+
+def _finish(
+    planned: PlannedCall, event: Event, given: Given, failed: list[Exception], began: Began
+) -> None:
+    try:
+        if began.error is not None:
+            raise began.error
+        _accept(began.result, planned, event, given)
+    except Exception as error:  # noqa: BLE001 - whatever a handler raises is dealt with
+        failed += _failed(error, planned, event)
+
+
+def _call_each(plan: Plan, event: Event, given: Given, failed: list[Exception]) -> None:
     closing = event.signal.name == CLOSING
     for planned in plan:
         if planned.count is not None:
@@ -142,7 +187,6 @@ def _call_each(plan: Plan, event: Event, given: Given) -> list[Exception]:
                 planned.succeeded()
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is dealt with
             failed += _failed(error, planned, event)
-    return failed
 
 
 def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Exception]:
@@ -216,16 +260,17 @@ def _told(given: Given, event: Event) -> list[Exception]:
     if event.name == STOP_REQUESTED:
         return []
     try:
-        _tell_stops([answer for _, answer in given if isinstance(answer, Stop)], event.emitter)
+        stops = [answer for _, answer in given if isinstance(answer, Stop)]
+        _tell_stops(stops, event.emitter, event)
     except Exception as error:  # noqa: BLE001 - raised with the others
         return [error]
     return []
 
 
-def _tell_stops(stops: list[Stop], emitter: Emitter) -> None:
+def _tell_stops(stops: list[Stop], emitter: Emitter, outer: Event | None) -> None:
     signal = emitter.bus.signal(STOP_REQUESTED)
     for stop in stops:
-        _run(signal, emitter, {"reason": stop.reason, "handler": stop.by})
+        _run(signal, emitter, {"reason": stop.reason, "handler": stop.by}, outer)
 
 
 # -- an emission inside another

@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
-from eventbus import dispatch
 from eventbus.answers import Answers
 from eventbus.declaration import CONTEXT, Declaration
 from eventbus.errors import FieldError, did_you_mean
@@ -17,6 +16,7 @@ from eventbus.pending import Pending
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event_signal import EventSignal
+    from eventbus.port import Port
 
 __all__ = ["Emitter"]
 
@@ -61,6 +61,7 @@ class Emitter:
         self.inner = parent is not None
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
+        self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -87,17 +88,17 @@ class Emitter:
         Exception
             Whatever a handler with `on_error="raise"` raised, as itself, with a note.
         """
-        return dispatch.emit(self.bus.signal(signal), self, fields)
+        return (self.ports.get(signal) or self.signal(signal)).by_name(fields)
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
-        return dispatch.transform(self.bus.signal(signal), self, value, fields)
+        return self.signal(signal).transform(value, **fields)
 
     @overload
-    def signal(self, signal: Declaration[P]) -> BoundSignal[P]: ...
+    def signal(self, signal: Declaration[P]) -> Port[P]: ...
     @overload
-    def signal(self, signal: str | EventSignal[...]) -> BoundSignal[...]: ...
-    def signal(self, signal: Any) -> BoundSignal[...]:
+    def signal(self, signal: str | EventSignal[...]) -> Port[...]: ...
+    def signal(self, signal: Any) -> Port[...]:
         """Return the signal as this emitter emits it, for hot loops.
 
         Examples
@@ -108,12 +109,21 @@ class Emitter:
         >>> finished.emit(epoch=1, step=1).stop is None
         True
         """
-        return BoundSignal(self, self.bus.signal(signal))
+        port = self.ports.get(signal)
+        if port is None:
+            port = self.ports[signal] = self.bus.signal(signal).port_for(self)
+        return port
 
     @property
     def answers(self) -> Answers:
         """All that are pending for this run now, also those given by `bus.answer`."""
         return self.pending.answers
+
+    def let_go(self) -> None:
+        """Forget the ports: they hold this emitter, and so the run's model, in a cycle."""
+        for port in self.ports.values():
+            port.reset()
+        self.ports.clear()
 
     def labelled(self, sender: str) -> Emitter:
         """Return the same run's emitter under another label."""
@@ -129,31 +139,6 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
-
-
-class BoundSignal(Generic[P]):
-    """One signal as one emitter emits it.
-
-    Examples
-    --------
-    >>> from eventbus import EventBus
-    >>> EventBus().bind(sender="train").signal("epoch_started").emit(epoch=1, step=0).stop
-    """
-
-    __slots__ = ("emitter", "signal")
-
-    def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
-        self.emitter = emitter
-        self.signal = signal
-
-    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
-        """Emit it."""
-        assert not args, "fields are given by name"
-        return dispatch.emit(self.signal, self.emitter, fields)
-
-    def transform(self, value: Any, /, **fields: Any) -> Any:
-        """Let handlers replace `value`."""
-        return dispatch.transform(self.signal, self.emitter, value, fields)
 
 
 def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:

@@ -66,8 +66,10 @@ To use a name of your own that is this near, declare it with @bus.declare
     """
 
 
-class FieldError(EventBusError):
+class FieldError(EventBusError, TypeError):
     """A field is asked for or sent that the signal does not carry, or was not sent.
+
+    Also a `TypeError`: that is what Python itself calls an argument that does not fit.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
@@ -9,6 +11,7 @@ from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.event import Event
 from eventbus.plan import Plan, make_plan
+from eventbus.port import Port, RootPort
 from eventbus.subscription import Receiver
 from eventbus.wire import OrderedNamedSignal, Roster
 
@@ -62,11 +65,14 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def __init__(self, bus: EventBus, name: str, declaration: Declaration[P] | None = None) -> None:
         self.bus = bus
         self._plans: dict[Any, Plan] = {}
+        self._ports: list[weakref.ref[Port[...]]] = []
         self._shapes: dict[tuple[str, ...], bool] = {}
         super().__init__(name, declaration.doc if declaration else None)
         self.declaration = declaration
         self.ends = ENDS.get(name, ())
         self.begins = BEGINS.get(name, ())
+        self._root_port = RootPort(bus.root, self)
+        self._ports.append(weakref.ref(self._root_port))
 
     @property
     def value(self) -> str | None:
@@ -80,9 +86,13 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         -------
         Answers
             All that are pending.
+
+        Raises
+        ------
+        FieldError, TypeError
+            The signal carries no such field.
         """
-        assert not args, "fields are given by name"
-        return self.bus.here().emit(self, **fields)
+        return self._root_port.emit(*args, **fields)
 
     def declare(self, declaration: Declaration[P]) -> None:
         """Take on a declaration; who is subscribed already is held against it."""
@@ -123,6 +133,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         emitter.pending.end(self.ends)
         if self.name == "run_closed":
             self.bus.mark_closed(emitter)
+            emitter.let_go()
 
     # -- plans: what an emission runs, by sender; dropped at once on any change
 
@@ -134,6 +145,22 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             plan = plans[emitter.reach] = make_plan(self, emitter)
         return plan
 
+    def port_for(self, emitter: Emitter) -> Port[...]:
+        """Return this signal as `emitter` emits it."""
+        if emitter is self.bus.root:
+            return self._root_port
+        port = Port(emitter, self)
+        with self._lock:
+            self._ports = [ref for ref in self._ports if ref() is not None]
+            self._ports.append(weakref.ref(port))
+        return port
+
+    def install(self, port: Port[...], plan: Plan, emit: Callable[..., Answers]) -> None:
+        """Have a port use a function made for a plan, if that is still the plan."""
+        with self._lock:
+            if self._plans.get(port.emitter.reach) is plan:
+                port.settle(emit)
+
     def changed(self) -> None:
         """Drop what was built from who was connected."""
         with self._changing():
@@ -142,6 +169,10 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def _drop(self) -> None:
         super()._drop()
         self._plans = {}
+        for ref in self._ports:
+            port = ref()
+            if port is not None:
+                port.reset()
 
     def _rank(self, receiver: Any, priority: int) -> tuple[int, int]:
         if isinstance(receiver, Receiver):
@@ -160,6 +191,16 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         if known is None:
             known = self._shapes[shape] = self._look_at(shape)
         return known
+
+    def refuse_context(self, fields: dict[str, Any]) -> None:
+        """Refuse context on the typed path, which takes the declared fields alone."""
+        if self.declaration is not None and self.has_context(fields):
+            given = ", ".join(name for name in fields if name in CONTEXT)
+            raise FieldError(
+                f"signal {self.name!r}: context ({given}) is given to bus.bind, or by name: "
+                f"bus.emit({self.name!r}, ...)",
+                signal=self.name,
+            )
 
     def _look_at(self, shape: tuple[str, ...]) -> bool:
         if self.declaration is None:

@@ -7,6 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from eventbus.event import Event
     from eventbus.plan import PlannedCall
 
@@ -31,7 +33,16 @@ def blame(error: Exception, label: str, event: Event) -> Exception:
     note = f"in handler {label!r}, {event.where()}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+    error.__traceback__ = _from_the_handler(error.__traceback__)
     return error
+
+
+def _from_the_handler(traceback: TracebackType | None) -> TracebackType | None:
+    # The frames of the bus on the way to the handler say nothing; those of the emission follow.
+    at = traceback
+    while at is not None and at.tb_frame.f_globals.get("__package__") == __package__:
+        at = at.tb_next
+    return at or traceback
 
 
 def raise_all(errors: list[Exception], event: Event) -> NoReturn:

@@ -6,6 +6,7 @@ on a signal without a clock they read the number of its emissions since the subs
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -50,6 +51,18 @@ class Filter:
         """Make the test for one subscription on one signal; state lives there, never here."""
         raise NotImplementedError
 
+    def expression(self, clock: str) -> str | None:
+        """Return the test as source over the clock, or None where it reads more than that."""
+        return None
+
+    def precondition(self, clock: str) -> str | None:
+        """Return source that is true wherever the filter may be; None where there is none."""
+        return self.expression(clock)
+
+    def next_due(self, clock: int) -> float:
+        """Return a lower bound of the next clock after `clock` at which it may be due."""
+        return clock + 1
+
     def __bool__(self) -> bool:
         raise TypeError("combine filters with &, | and ~, not with and, or, not")
 
@@ -70,15 +83,41 @@ class Filter:
 
 
 class OnCount(Filter):
-    """A test of the clock alone."""
+    """A test of the clock alone.
 
-    def __init__(self, test: Callable[[int], bool], text: str) -> None:
-        self.test = test
+    Parameters
+    ----------
+    text
+        How it was written.
+    test
+        The test itself.
+    source
+        The same in Python, with `{c}` for the clock.
+    bound
+        A lower bound of the next clock at which it is due.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        test: Callable[[int], bool],
+        source: str,
+        bound: Callable[[int], float],
+    ) -> None:
         self.text = text
+        self.test = test
+        self.source = source
+        self.bound = bound
 
     def bind(self, site: Site) -> Due:
         test, clock = self.test, site.clock()
         return lambda event: test(clock(event))
+
+    def expression(self, clock: str) -> str | None:
+        return self.source.format(c=clock)
+
+    def next_due(self, clock: int) -> float:
+        return self.bound(clock)
 
     def __repr__(self) -> str:
         return self.text
@@ -140,6 +179,16 @@ class Both(Filter):
         left, right = self.left.bind(site), self.right.bind(site)
         return lambda event: left(event) and right(event)
 
+    def expression(self, clock: str) -> str | None:
+        return _joined("and", self.left.expression(clock), self.right.expression(clock))
+
+    def precondition(self, clock: str) -> str | None:
+        left, right = self.left.precondition(clock), self.right.precondition(clock)
+        return _joined("and", left, right) or left or right
+
+    def next_due(self, clock: int) -> float:
+        return max(self.left.next_due(clock), self.right.next_due(clock))
+
     def __repr__(self) -> str:
         return f"{_bracket(self.left, Either)} & {_bracket(self.right, Either)}"
 
@@ -154,6 +203,15 @@ class Either(Filter):
         left, right = self.left.bind(site), self.right.bind(site)
         return lambda event: left(event) or right(event)
 
+    def expression(self, clock: str) -> str | None:
+        return _joined("or", self.left.expression(clock), self.right.expression(clock))
+
+    def precondition(self, clock: str) -> str | None:
+        return _joined("or", self.left.precondition(clock), self.right.precondition(clock))
+
+    def next_due(self, clock: int) -> float:
+        return min(self.left.next_due(clock), self.right.next_due(clock))
+
     def __repr__(self) -> str:
         return f"{self.left!r} | {self.right!r}"
 
@@ -167,6 +225,14 @@ class Not(Filter):
     def bind(self, site: Site) -> Due:
         inner = self.inner.bind(site)
         return lambda event: not inner(event)
+
+    def expression(self, clock: str) -> str | None:
+        inner = self.inner.expression(clock)
+        return inner and f"(not {inner})"
+
+    # The inner precondition says nothing about where the inner filter is false, so this has none.
+    def precondition(self, clock: str) -> str | None:
+        return self.expression(clock)
 
     def __repr__(self) -> str:
         return f"~{_bracket(self.inner, Both, Either)}"
@@ -186,7 +252,12 @@ def every(n: int) -> Filter:
     4
     """
     _check_count("every", n, least=1)
-    return OnCount(lambda clock: clock > 0 and clock % n == 0, f"every({n})")
+    return OnCount(
+        f"every({n})",
+        lambda clock: clock > 0 and clock % n == 0,
+        f"({{c}} > 0 and not {{c}} % {n})",
+        lambda clock: max(n, clock - clock % n + n),
+    )
 
 
 def at(*numbers: int) -> Filter:
@@ -202,8 +273,13 @@ def at(*numbers: int) -> Filter:
         raise ValueError("at() takes one or more whole numbers: at(1, 10, 100)")
     for number in numbers:
         _check_count("at", number)
-    wanted = frozenset(numbers)
-    return OnCount(lambda clock: clock in wanted, f"at({', '.join(map(str, numbers))})")
+    wanted, text = frozenset(numbers), ", ".join(map(str, numbers))
+    return OnCount(
+        f"at({text})",
+        lambda clock: clock in wanted,
+        f"({{c}} in {{{{{text}}}}})",
+        lambda clock: min((number for number in wanted if number > clock), default=math.inf),
+    )
 
 
 def from_(n: int) -> Filter:
@@ -216,7 +292,12 @@ def from_(n: int) -> Filter:
     every(5) & from_(100)
     """
     _check_count("from_", n)
-    return OnCount(lambda clock: clock >= n, f"from_({n})")
+    return OnCount(
+        f"from_({n})",
+        lambda clock: clock >= n,
+        f"({{c}} >= {n})",
+        lambda clock: max(n, clock + 1),
+    )
 
 
 def until(n: int) -> Filter:
@@ -229,7 +310,12 @@ def until(n: int) -> Filter:
     until(10) | every(100)
     """
     _check_count("until", n)
-    return OnCount(lambda clock: clock <= n, f"until({n})")
+    return OnCount(
+        f"until({n})",
+        lambda clock: clock <= n,
+        f"({{c}} <= {n})",
+        lambda clock: clock + 1 if clock < n else math.inf,
+    )
 
 
 def at_most_every(seconds: float) -> Filter:
@@ -286,6 +372,10 @@ def current_rank() -> int:
 def _check_count(name: str, number: Any, least: int = 0) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ValueError(f"{name}() takes whole numbers from {least} on, got {number!r}")
+
+
+def _joined(word: str, left: str | None, right: str | None) -> str | None:
+    return f"({left} {word} {right})" if left and right else None
 
 
 def _bracket(inner: Filter, *kinds: type[Filter]) -> str:

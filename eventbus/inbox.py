@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from eventbus.answers import Request, Stop
+
+if TYPE_CHECKING:
+    from eventbus.pending import Pending
 
 __all__ = ["Inbox", "Runs"]
 
@@ -21,13 +25,23 @@ class Inbox:
 
     def __init__(self) -> None:
         self._answers: list[tuple[Request, Runs]] = []
+        self._readers: list[weakref.ref[Pending]] = []
         self.untold: deque[Stop] = deque()
 
     def give(self, answer: Request, runs: Runs) -> None:
         """Add one."""
         self._answers.append((answer, runs))
+        for ref in list(self._readers):
+            reader = ref()
+            if reader is not None:
+                reader.quiet = False
         if isinstance(answer, Stop):
             self.untold.append(answer)
+
+    def add_reader(self, reader: Pending) -> None:
+        """Have a run's pending answers no longer quiet once something is given."""
+        self._readers = [ref for ref in self._readers if ref() is not None]
+        self._readers.append(weakref.ref(reader))
 
     def take_untold(self) -> list[Stop]:
         """Return the stops that `stop_requested` has not told of yet, once."""

@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.emitter import Emitter
     from eventbus.event_signal import EventSignal
+    from eventbus.port import Port
 
-__all__ = ["inert_bus", "inert_emitter", "inert_handle", "inert_signal", "silence_in_children"]
+__all__ = [
+    "inert_bus",
+    "inert_emitter",
+    "inert_handle",
+    "inert_port",
+    "inert_signal",
+    "silence_in_children",
+]
 
 _buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
 _hooks: list[Any] = []
@@ -34,6 +42,11 @@ def inert_bus() -> EventBus:
 def inert_emitter(sender: str | None) -> Emitter:
     """Return what an emitter unpickles to."""
     return inert_bus().bind(sender=sender)
+
+
+def inert_port(sender: str | None, signal: str) -> Port[...]:
+    """Return what a port unpickles to."""
+    return inert_emitter(sender).signal(signal)
 
 
 def inert_signal(name: str) -> EventSignal[...]:

@@ -21,7 +21,16 @@ class Pending:
         only where they hold for all runs.
     outer
         The pending answers of the run that this one is inside of: its stops are pending here too.
+
+    Attributes
+    ----------
+    quiet : bool
+        True only where nothing is pending and nothing unread; one look spares the rest.
     """
+
+    __slots__ = ("__weakref__", "_given", "_inbox", "_outer", "_read", "_reading", "quiet")
+
+    quiet: bool
 
     def __init__(self, inbox: Inbox, outer: Pending | None = None) -> None:
         self._inbox = inbox
@@ -29,6 +38,8 @@ class Pending:
         self._read = len(inbox)
         self._given: list[Request] = list(inbox.standing())
         self._reading = threading.Lock()
+        self._look()
+        inbox.add_reader(self)
 
     @property
     def answers(self) -> Answers:
@@ -41,12 +52,14 @@ class Pending:
     def accept(self, answer: Request) -> None:
         """Make an answer pending."""
         self._given.append(answer)  # in one go: threads that answer at once lose none
+        self.quiet = False
 
     def begin(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span begins: drop what is left from the one before; what came meanwhile is for it."""
         for answer in [a for a in self._given if not self._stays(a, kinds)]:
             with suppress(ValueError):  # another thread was faster
                 self._given.remove(answer)
+        self._look()
 
     def end(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span has ended: drop what was meant for it."""
@@ -68,6 +81,12 @@ class Pending:
                 self._given.extend(new)
             finally:
                 self._reading.release()
+
+    def _look(self) -> None:
+        # Set first, looked at after: an answer that another thread gives meanwhile is not missed.
+        self.quiet = self._outer is None
+        if self._given or self._read != len(self._inbox):
+            self.quiet = False
 
 
 def _with_stops(own: Answers, outer: Answers) -> Answers:

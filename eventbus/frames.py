@@ -1,0 +1,67 @@
+"""Which emission this code is inside of: read off the stack, so that emitting costs nothing for it.
+
+A handler may emit, and its emission then carries on the run, the epoch and the step. To note each
+emission in a thread-local would cost every one of them; instead `bus.active` says cheaply that some
+thread is inside one, and only then the stack is walked. It knows the threads apart by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from eventbus.event import Event
+
+if TYPE_CHECKING:
+    from eventbus.bus import EventBus
+
+__all__ = ["MARK", "UNSENT", "interpreters", "sent", "surrounding"]
+
+MARK = "_eb_port"
+"""The global by which the frame of a compiled function is known; its value is the port."""
+
+interpreters: set[CodeType] = set()
+"""The functions of `dispatch` whose local `event` is the emission under way."""
+
+
+class Unsent:
+    """Stands for a field that was not sent."""
+
+    def __repr__(self) -> str:
+        return "<unsent>"
+
+
+UNSENT: Any = Unsent()
+
+
+def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were sent."""
+    return {name: value for name, value in fields.items() if value is not UNSENT}
+
+
+def surrounding(bus: EventBus, frame: FrameType | None) -> Event | None:
+    """Return the innermost emission of this bus that `frame` is inside of, if any."""
+    if not bus.active:
+        return None
+    while frame is not None:
+        event = _event_in(frame)
+        if event is not None and event.emitter.bus is bus:
+            return event
+        frame = frame.f_back
+    return None
+
+
+def _event_in(frame: FrameType) -> Event | None:
+    if frame.f_code in interpreters:
+        event: Event = frame.f_locals["event"]
+        return event
+    port = frame.f_globals.get(MARK)
+    if port is None:
+        return None
+    values = frame.f_locals
+    return Event(
+        port.signal,
+        port.emitter,
+        sent({name: values[name] for name in port.signal.declaration.fields}),
+    )

@@ -1,0 +1,143 @@
+"""One signal as one emitter emits it: interpreted at first, compiled once its handlers are settled.
+
+`Port.emit` interprets (`dispatch`). Once the handlers have stayed the same for a few emissions, a
+function made for them (`compiled`) is put in front of it; any change of who listens takes it away.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+
+from eventbus import dispatch
+from eventbus.answers import Answers
+from eventbus.compiled import can_compile, compile_emit
+from eventbus.frames import surrounding
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from eventbus.emitter import Emitter
+    from eventbus.event import Event
+    from eventbus.event_signal import EventSignal
+    from eventbus.plan import Plan
+
+__all__ = ["Port"]
+
+P = ParamSpec("P")
+
+WARM = 8
+"""So many emissions with the same handlers before a function is made for them."""
+
+
+class Port(Generic[P]):
+    """Emits one signal for one emitter. Made by `Emitter.signal`.
+
+    Attributes
+    ----------
+    emitter : Emitter
+    signal : EventSignal
+
+    Examples
+    --------
+    >>> from eventbus import EventBus
+    >>> loop = EventBus().bind(sender="train")
+    >>> epoch_started = loop.signal("epoch_started")
+    >>> epoch_started.emit(epoch=1, step=0).stop is None
+    True
+    """
+
+    def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
+        self.emitter = emitter
+        self.signal = signal
+        self.reset()
+
+    def reset(self) -> None:
+        """Interpret again: who listens has changed."""
+        self._plan: Plan | None = None
+        self._runs = 0
+        self.settled = False
+        self._put(None)
+
+    def settle(self, emit: Callable[P, Answers]) -> None:
+        """Use a function that was made for the handlers of the moment."""
+        self._put(emit)
+        self.settled = True
+
+    def _put(self, emit: Callable[P, Answers] | None) -> None:
+        shadow(self, emit)
+
+    def origin(self, outer: Event | None) -> Emitter:
+        """Return whose emission it is, inside of `outer`."""
+        return self.emitter
+
+    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+        """Emit the fields, given by name; return all pending answers."""
+        assert not args, "fields are given by name"
+        self.signal.refuse_context(fields)
+        return self._interpret(fields, sys._getframe(1))
+
+    def slow(self, fields: dict[str, Any]) -> Answers:
+        """Emit what the compiled function leaves to the interpreter."""
+        # The compiled function's own frame is no emission that this one could be inside of.
+        return self._interpret(fields, sys._getframe(1).f_back)
+
+    def by_name(self, fields: dict[str, Any]) -> Answers:
+        """Emit fields that nobody has checked yet, and perhaps context with them."""
+        if self.settled:
+            try:
+                return self.emit(**fields)  # type: ignore[call-arg]  # the call checks the names
+            except TypeError as error:
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise  # not the call itself: a handler's
+        return self._interpret(fields, sys._getframe(2))
+
+    def _interpret(self, fields: dict[str, Any], start: FrameType | None) -> Answers:
+        outer = surrounding(self.emitter.bus, start)
+        answers = dispatch.emit(self.signal, self.origin(outer), fields, outer)
+        if not self.settled:
+            self._warm_up()
+        return answers
+
+    def transform(self, value: Any, /, **fields: Any) -> Any:
+        """Let handlers replace `value`; return what they made of it."""
+        outer = surrounding(self.emitter.bus, sys._getframe(1))
+        return dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
+
+    def _warm_up(self) -> None:
+        plan = self.signal.plan(self.emitter)
+        if plan is not self._plan:
+            self._plan, self._runs = plan, 0
+        self._runs += 1
+        if self._runs > WARM and can_compile(self, plan):
+            self.signal.install(self, plan, compile_emit(self, plan))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_port
+
+        return inert_port, (self.emitter.sender, self.signal.name)
+
+
+class RootPort(Port[P]):
+    """The bus's own: `signal.emit` itself. Inside a handler it emits for that handler's run."""
+
+    def _put(self, emit: Callable[P, Answers] | None) -> None:
+        shadow(self, emit)
+        shadow(self.signal, emit)  # no frame between `signal.emit` and the handlers
+
+    def origin(self, outer: Event | None) -> Emitter:
+        """Return the bus's emitter, or that of the emission that this one is inside of."""
+        return self.emitter if outer is None else outer.emitter
+
+
+def shadow(thing: Any, emit: Callable[..., Answers] | None) -> None:
+    """Put a function in front of the method `emit`, or take it away again.
+
+    The method itself is not kept on the instance: a bound method there would be a cycle, and hold
+    the run's model until the garbage collector comes by.
+    """
+    if emit is None:
+        vars(thing).pop("emit", None)
+    else:
+        vars(thing)["emit"] = emit
