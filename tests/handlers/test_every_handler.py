@@ -83,12 +83,11 @@ HANDLERS = [handler for module in public_modules() for handler in handlers_of(mo
 every_handler = pytest.mark.parametrize("cls", HANDLERS, ids=lambda cls: cls.__name__)
 
 
-def make(cls: type, folder: Path) -> Any:
+def make(cls: Any, folder: Path) -> Any:
     """Construct a handler with its defaults; skip, by name, where its library is missing."""
     arguments = ARGUMENTS.get(cls.__name__, lambda folder: {})
-    construct: Any = cls
     try:
-        return construct(**arguments(folder))
+        return cls(**arguments(folder))
     except ImportError as error:
         if "pip install" not in str(error):
             raise  # a missing library is one line that says what to do
