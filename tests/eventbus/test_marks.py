@@ -1,0 +1,127 @@
+"""Marks on methods: of the class, of the instance, inherited, overridden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventbus import Emitter, EventBus, handles
+
+from .recorders import Counter, run_epochs
+
+
+def test_a_signal_chosen_when_made_is_marked_on_the_instance(bus: EventBus, loop: Emitter) -> None:
+    class Chosen:
+        def __init__(self, on: str) -> None:
+            self.calls: list[str] = []
+            self.decided = handles(on)(self.decide)
+
+        def decide(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    one, other = Chosen("epoch_started"), Chosen("epoch_finished")
+    bus.attach(one)
+    bus.attach(other)
+    run_epochs(loop, 1)
+    assert (one.calls, other.calls) == (["epoch_started"], ["epoch_finished"])
+
+
+def test_the_mark_of_the_instance_wins_over_that_of_the_class(bus: EventBus, loop: Emitter) -> None:
+    class Default:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+            vars(self)["note"] = handles("epoch_finished")(self.note)
+
+        @handles("epoch_started")
+        def note(self, event: Any) -> None:
+            self.calls.append(event.name)
+
+    default = Default()
+    bus.attach(default)
+    run_epochs(loop, 1)
+    assert default.calls == ["epoch_finished"]
+
+
+def test_a_subclass_inherits_marks_and_adds_its_own(bus: EventBus, loop: Emitter) -> None:
+    class More(Counter):
+        @handles("run_started")
+        def start(self) -> None:
+            self.calls.append("start")
+
+    more = More()
+    bus.attach(more)
+    loop.emit("run_started")
+    run_epochs(loop, 1)
+    assert more.calls == ["start", "begin 1"]
+
+
+def test_an_overridden_method_keeps_its_place(bus: EventBus, loop: Emitter) -> None:
+    """The other way it would silently never be called, as misspelt hooks are elsewhere."""
+
+    class Louder(Counter):
+        def begin(self, epoch: int) -> None:
+            self.calls.append(f"BEGIN {epoch}")
+
+    louder = Louder()
+    bus.attach(louder)
+    run_epochs(loop, 1)
+    assert louder.calls == ["BEGIN 1"]
+
+
+def test_an_overriding_mark_replaces_the_inherited_one(bus: EventBus, loop: Emitter) -> None:
+    class Elsewhere(Counter):
+        @handles("run_started")
+        def begin(self) -> None:  # type: ignore[override]  # another signal, other fields
+            self.calls.append("begin")
+
+    elsewhere = Elsewhere()
+    bus.attach(elsewhere)
+    loop.emit("run_started")
+    run_epochs(loop, 1)
+    assert elsewhere.calls == ["begin"]
+
+
+def test_static_and_class_methods_may_be_marked(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    class Odd:
+        @staticmethod
+        @handles("run_started")
+        def static() -> None:
+            seen.append("static")
+
+        @classmethod
+        @handles("run_started")
+        def of_class(cls) -> None:
+            seen.append(cls.__name__)
+
+    bus.attach(Odd())
+    loop.emit("run_started")
+    assert seen == ["static", "Odd"]
+
+
+def test_attaching_runs_no_property(bus: EventBus) -> None:
+    class Lazy(Counter):
+        @property
+        def expensive(self) -> int:
+            raise AssertionError("somebody read it")
+
+    bus.attach(Lazy())
+
+
+def test_methods_of_one_object_run_in_the_order_they_are_written(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[str] = []
+
+    class Ordered:
+        @handles("run_started")
+        def zeta(self) -> None:
+            seen.append("zeta")
+
+        @handles("run_started")
+        def alpha(self) -> None:
+            seen.append("alpha")
+
+    bus.attach(Ordered())
+    loop.emit("run_started")
+    assert seen == ["zeta", "alpha"]

@@ -1,0 +1,44 @@
+"""Names of signals: a slip is an error with a suggestion, another name is ones own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eventbus import Emitter, EventBus
+
+from .recorders import MISTAKE, assert_says
+
+
+def test_an_unknown_signal_near_a_standard_one_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("epoch_finishd")(lambda: None)
+    assert_says(caught.value, "epoch_finishd", "did you mean", "epoch_finished")
+
+
+def test_emitting_a_near_miss_of_a_standard_signal_is_an_error(loop: Emitter) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("batch_finishd", epoch=1, step=1)
+    assert_says(caught.value, "batch_finishd", "did you mean", "batch_finished")
+
+
+def test_finding_a_near_miss_of_a_standard_signal_is_an_error(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.signal("epoch_finishd")
+    assert_says(caught.value, "epoch_finishd", "did you mean", "epoch_finished")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "", b"run_started", ["run_started"]])
+def test_what_cannot_name_a_signal_is_an_error(bus: EventBus, wrong: Any) -> None:
+    with pytest.raises(MISTAKE):
+        bus.emit(wrong)
+    with pytest.raises(MISTAKE):
+        bus.on(wrong)(lambda: None)
+
+
+def test_an_undeclared_signal_works_unchecked(bus: EventBus, loop: Emitter) -> None:
+    seen: list[int] = []
+    bus.on("kittens_born")(lambda number: seen.append(number))
+    loop.emit("kittens_born", number=5, unrelated="yes")
+    assert seen == [5]
