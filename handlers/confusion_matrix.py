@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eventbus import EventBus, Filter, Priority, handles
+from eventbus import EventBus, Filter, Priority, handles, on_rank
 
 from ._requires import require
 
@@ -36,7 +36,8 @@ class ConfusionMatrix:
                         synchronisation. Each drawing: one transfer from the device, and some
                         tenths of a second
     state               none in a checkpoint; starts anew with a run that does not resume
-    band, errors        MEASURE for counting, REPORT for drawing; isolated
+    band, errors        MEASURE for counting, REPORT for drawing; isolated; each rank counts its own
+                        batches, and rank 0 draws its counts
     needs               matplotlib, the extra "plot"
     ==================  =====================================================================
 
@@ -94,7 +95,8 @@ class ConfusionMatrix:
         self.names, self.classes = _names_and_number(classes)
         self.normalize = normalize
         self._start_over()
-        marked = handles("validation_done", when=when, priority=Priority.REPORT, on_error="isolate")
+        due = on_rank(0) if when is None else when & on_rank(0)
+        marked = handles("validation_done", when=due, priority=Priority.REPORT, on_error="isolate")
         self.draw = marked(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
 
     def _start_over(self) -> None:

@@ -159,6 +159,13 @@ def test_picture_is_only_drawn_when_due() -> None:
     assert loop.counted == COUNTED
 
 
+def test_picture_is_drawn_on_rank_0_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    loop = Loop(ConfusionMatrix())
+    assert loop.validate((SCORES, TARGETS)).emissions == []
+    assert loop.counted == COUNTED
+
+
 def test_validation_without_batches_draws_nothing() -> None:
     loop = Loop(ConfusionMatrix())
     loop.validate((SCORES, TARGETS))
