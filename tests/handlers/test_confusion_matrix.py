@@ -79,6 +79,16 @@ def test_each_validation_is_counted_anew() -> None:
     assert loop.counted == COUNTED
 
 
+def test_loop_that_tells_of_no_beginning_is_counted_anew_too() -> None:
+    loop = Loop(ConfusionMatrix())
+    for round in (1, 2):
+        place = {"name": "val", "round": round, "epoch": 1, "step": 10}
+        fields = {"outputs": SCORES, "targets": TARGETS, **place}
+        loop.emitter.emit("validation_batch_finished", **fields)
+        loop.emitter.emit("validation_done", **place)
+    assert loop.counted == COUNTED
+
+
 def test_what_an_interrupted_validation_left_is_not_counted() -> None:
     loop = Loop(ConfusionMatrix())
     loop.validate((SCORES, TARGETS), how="interrupted")
