@@ -88,6 +88,11 @@ class Planned:
     label: str
     mark: Mark
 
+    @property
+    def is_life(self) -> bool:
+        """Whether it opens, starts or closes the handler, rather than being what it is for."""
+        return all(signal.startswith("run_") for signal in self.mark.signals)
+
 
 def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, Any]) -> Attachment:
     """Subscribe every mark that `thing` has; all or none."""
@@ -103,8 +108,11 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
         )
     _check_state_name(bus, attachment.name, stateful)
     try:
+        only_life = all(each.is_life for each in planned)
         for each in planned:
-            attachment.subscriptions.append(_subscribe(bus, each, attachment.name, overrides))
+            filtered = only_life or not each.is_life
+            subscription = _subscribe(bus, each, attachment.name, overrides, filtered=filtered)
+            attachment.subscriptions.append(subscription)
         if stateful:
             _join_state(bus, attachment, overrides.get("sender"))
     except Exception:
@@ -121,13 +129,15 @@ def _plan(thing: Any, name: str, found: tuple[str, Callable[..., Any], Mark]) ->
 
 
 def _subscribe(
-    bus: EventBus, planned: Planned, name: str, overrides: Mapping[str, Any]
+    bus: EventBus, planned: Planned, name: str, overrides: Mapping[str, Any], *, filtered: bool
 ) -> Subscription:
     mark = planned.mark
     chosen = {
         key: overrides[key] if overrides.get(key) is not None else getattr(mark, key)
         for key in ("when", "priority", "sender", "on_error", "background")
     }
+    if not filtered:
+        chosen["when"] = mark.when
     label = mark.name or planned.label
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
     return bus.registry.subscribe(planned.handler, mark.signals, mark.name or name, options)

@@ -190,7 +190,8 @@ class EventBus:
     ) -> Attachment:
         """Subscribe every mark that an object, a module or a function has; see `handles`.
 
-        The keywords override the marks. What has `state_dict` and `load_state_dict` takes part in
+        The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
+        still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
         checkpoints under its name: the class's, unless `name` is given.
 
         Raises

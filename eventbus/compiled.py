@@ -167,9 +167,9 @@ class _Writer:
                 self._call(3, index)
             self._put(2, "else:")
             depth = 3
-        self._all(depth)
         if windowed:
             self._put(depth, f"_eb_windows.after({self.clock})")
+        self._all(depth)
         self._tail()
 
     def _return_early(self) -> None:
@@ -179,8 +179,6 @@ class _Writer:
 
     def _all(self, depth: int) -> None:
         if len(self.plan) > UNROLLED:
-            if self.clock is not None:
-                self._put(depth, f"_eb_windows.after({self.clock})")
             self._put(depth, f"return _eb_whole({self._sent()})")
             return
         for index in range(len(self.plan)):
@@ -211,7 +209,8 @@ class _Writer:
 
     def _window(self) -> bool:
         filtered = [planned for planned in self.plan if _filtered(planned)]
-        if self.clock is None or len(filtered) < FEW:
+        always = len(self.plan) - len(filtered)
+        if self.clock is None or len(filtered) < FEW or always > UNROLLED:
             return False
         self.names["_eb_windows"] = Windows(self.names, "_eb_window", filtered)
         return True

@@ -8,6 +8,7 @@ the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from eventbus.declaration import CONTEXT
 from eventbus.errors import FieldError, HandlerError, SignalError
 from eventbus.event import Event
 from eventbus.failures import blame, raise_all
-from eventbus.frames import interpreters
+from eventbus.frames import interpreters, surrounding
 from eventbus.subscription import NOT_DUE
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _run_event(
             _call_all(plan, event, given, began)
         answers = emitter.pending.answers
         if emitter.bus.inbox.untold and not emitter.inner:  # told where all can hear it
-            _tell_stops(emitter.bus.inbox.take_untold(), emitter, event)
+            outer = event or surrounding(emitter.bus, sys._getframe(1))
+            _tell_stops(emitter.bus.inbox.take_untold(), emitter, outer)
     finally:
         if signal.ends:
             signal.end(emitter)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, Stop, every, handles
+from eventbus import Emitter, Event, EventBus, Stop, every, handles
 
 from .recorders import MISTAKE, Counter, Recorder, assert_says, run_epochs
 
@@ -239,3 +239,26 @@ def test_a_module_attaches_the_functions_defined_there(bus: EventBus, loop: Emit
     bus.detach(module)
     loop.emit("run_started")
     assert seen == ["mine"]
+
+
+def test_a_filter_given_at_attach_leaves_the_life_of_a_handler_alone(bus: EventBus) -> None:
+    class Saver:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        @handles("run_opened", "run_closed")
+        def live(self, event: Event) -> None:
+            self.calls.append(event.name)
+
+        @handles("epoch_finished")
+        def save(self, epoch: int) -> None:
+            self.calls.append(f"epoch {epoch}")
+
+    saver = Saver()
+    bus.attach(saver, when=every(2))
+    loop = bus.bind(sender="train")
+    loop.emit("run_opened")
+    for epoch in (1, 2, 3):
+        loop.emit("epoch_finished", epoch=epoch, step=epoch)
+    loop.emit("run_closed", outcome="completed")
+    assert saver.calls == ["run_opened", "epoch 2", "run_closed"]

@@ -1,0 +1,222 @@
+"""The function made for settled handlers says what the interpreter says, and shows its source."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import eventbus.port
+from eventbus import Emitter, EventBus, FieldError, Stop, at, every, from_, until
+from eventbus.compiled import FEW, UNROLLED
+from eventbus.signals import batch_finished
+
+
+@pytest.fixture(autouse=True)
+def compile_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventbus.port, "WARM", 0)
+
+
+def steps(loop: Emitter, *numbers: int) -> None:
+    for step in numbers:
+        loop.emit("batch_finished", epoch=1, step=step)
+
+
+def is_compiled(loop: Emitter) -> bool:
+    return "batch_finished" in loop.settled
+
+
+def keep(seen: list[Any], mark: Any) -> Callable[[int], None]:
+    return lambda step: seen.append((mark, step))
+
+
+def test_settled_handlers_are_compiled_and_a_change_takes_it_back(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(keep(seen, "first"))
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    bus.on("batch_finished", priority=1)(keep(seen, "second"))
+    assert not is_compiled(loop)
+    steps(loop, 3, 4)
+    assert is_compiled(loop)
+    assert seen[2:] == [("second", 3), ("first", 3), ("second", 4), ("first", 4)]
+
+
+@pytest.mark.parametrize("number", [1, FEW, UNROLLED, UNROLLED + 1])
+@pytest.mark.parametrize("always", [0, 1, UNROLLED + 1])
+def test_any_number_of_handlers_runs_when_due(
+    bus: EventBus, loop: Emitter, number: int, always: int
+) -> None:
+    seen: list[Any] = []
+    for index in range(number):
+        bus.on("batch_finished", when=every(3))(keep(seen, index))
+    for index in range(always):
+        bus.on("batch_finished")(keep(seen, f"always {index}"))
+    steps(loop, *range(1, 8))
+    assert is_compiled(loop)
+    for step in range(1, 8):
+        due = [index for index in range(number) if step % 3 == 0]
+        expected = [*due, *(f"always {index}" for index in range(always))]
+        assert [mark for mark, at_step in seen if at_step == step] == expected
+
+
+def test_a_clock_that_jumps_repeats_or_restarts_is_looked_at_anew(
+    bus: EventBus, loop: Emitter
+) -> None:
+    filters = [every(5), every(7), at(3, 40), from_(30) & ~every(2), until(2), every(4) | at(1)]
+    due: list[Any] = []
+    for when in filters:
+        for copy in range(FEW):
+            bus.on("batch_finished", when=when)(keep(due, (repr(when), copy)))
+    clocks = [1, 2, 3, 50, 3, 3, 10, 0, -5, 35, 36, 1, 100, 99, 98, 40, 41, 42]
+    for clock in clocks:
+        due.clear()
+        steps(loop, clock)
+        c = clock
+        expected = [
+            c > 0 and c % 5 == 0,
+            c > 0 and c % 7 == 0,
+            c in (3, 40),
+            c >= 30 and not (c > 0 and c % 2 == 0),
+            c <= 2,
+            (c > 0 and c % 4 == 0) or c == 1,
+        ]
+        assert {mark for (mark, _), _ in due} == {
+            repr(when) for when, wanted in zip(filters, expected, strict=True) if wanted
+        }
+    assert is_compiled(loop)
+
+
+def test_many_distinct_periods_are_still_met(bus: EventBus, loop: Emitter) -> None:
+    seen: list[Any] = []
+    for period in range(2, 40):
+        bus.on("batch_finished", when=every(period))(keep(seen, period))
+    steps(loop, *range(1, 200))
+    assert is_compiled(loop)
+    assert seen == [(p, step) for step in range(1, 200) for p in range(2, 40) if step % p == 0]
+
+
+def test_a_failure_is_blamed_on_the_handler_at_which_it_came_up(
+    bus: EventBus, loop: Emitter
+) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise ArithmeticError("three")
+
+    seen: list[Any] = []
+    bus.on("batch_finished")(keep(seen, "before"))
+    bus.on("batch_finished", name="culprit")(fail)
+    bus.on("batch_finished")(keep(seen, "after"))
+    bus.on("batch_finished", on_error="isolate")(keep(seen, "isolated"))
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    seen.clear()
+    with pytest.raises(ArithmeticError) as caught:
+        steps(loop, 3)
+    assert "'culprit'" in caught.value.__notes__[0]
+    assert "step 3" in caught.value.__notes__[0]
+    assert seen == [("before", 3), ("isolated", 3)]
+    assert caught.value.__context__ is None
+
+
+def test_an_answer_is_heard_and_the_handlers_after_it_run(bus: EventBus, loop: Emitter) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished", name="enough")(lambda step: Stop("enough") if step == 3 else None)
+    bus.on("batch_finished")(keep(seen, "after"))
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    answers = loop.emit("batch_finished", epoch=1, step=3)
+    assert answers.stop is not None
+    assert answers.stop.by == "enough"
+    assert seen[-1] == ("after", 3)
+    assert loop.emit("batch_finished", epoch=1, step=4).stop == answers.stop
+
+
+def test_a_field_that_is_missing_later_is_named(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_finished", name="log_loss")(lambda step, loss: None)
+    for step in (1, 2):
+        loop.emit("batch_finished", epoch=1, step=step, loss=0.5)
+    assert is_compiled(loop)
+    with pytest.raises(FieldError, match=r"'log_loss' asks for 'loss'"):
+        loop.emit("batch_finished", epoch=1, step=3)
+
+
+def test_a_filtered_handler_may_ask_for_what_was_not_sent_until_it_is_due(
+    bus: EventBus, loop: Emitter
+) -> None:
+    bus.on("batch_finished", when=every(4), name="log_loss")(lambda loss: None)
+    steps(loop, 1, 2, 3)
+    assert is_compiled(loop)
+    with pytest.raises(FieldError, match=r"'log_loss' asks for 'loss'"):
+        steps(loop, 4)
+
+
+def test_a_misspelt_field_is_an_error_with_a_suggestion_by_name(
+    bus: EventBus, loop: Emitter
+) -> None:
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    with pytest.raises(FieldError, match="did you mean 'loss'"):
+        loop.emit("batch_finished", epoch=1, step=3, lss=0.5)
+    with pytest.raises(TypeError, match="lss"):
+        bus.signal("batch_finished").emit(epoch=1, step=3, lss=0.5)
+
+
+def test_a_type_error_of_a_handler_stays_its_own(bus: EventBus, loop: Emitter) -> None:
+    seen: list[int] = []
+
+    @bus.on("batch_finished")
+    def add(step: int) -> None:
+        seen.append(step)
+        if step == 3:
+            len(step)  # type: ignore[arg-type]  # what is tested
+
+    steps(loop, 1, 2)
+    with pytest.raises(TypeError, match="has no len"):
+        steps(loop, 3)
+    assert seen == [1, 2, 3]
+
+
+def test_an_emission_inside_another_is_filled_in(bus: EventBus, loop: Emitter) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(lambda step, bus: bus.emit("metrics_measured", metrics={"n": step}))
+    bus.on("metrics_measured")(lambda epoch, step, sender: seen.append((epoch, step, sender)))
+    steps(loop, 1, 2, 3)
+    assert is_compiled(loop)
+    assert seen == [(1, step, "train") for step in (1, 2, 3)]
+
+
+def test_the_source_is_shown_in_tracebacks(bus: EventBus) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    bus.on("batch_finished")(fail)
+    signal = bus.signal(batch_finished)
+    for step in (1, 2):
+        signal.emit(epoch=1, step=step)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        signal.emit(epoch=1, step=3)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith("<eventbus batch_finished")]
+    assert [frame.line for frame in ours] == ["_eb_r = _eb_h0(step)"]
+    assert linecache.getline(ours[0].filename, 1).startswith("def emit(step")
+
+
+def test_after_an_interrupt_the_next_emission_is_outermost_again(bus: EventBus) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    bus.on("batch_finished")(fail)
+    signal = bus.signal(batch_finished)
+    for step in (1, 2):
+        signal.emit(epoch=1, step=step)
+    with pytest.raises(KeyboardInterrupt):
+        signal.emit(epoch=1, step=3)
+    assert not bus.underway
