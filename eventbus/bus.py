@@ -13,11 +13,11 @@ from eventbus.answers import Answers, Request
 from eventbus.attachment import Attachment
 from eventbus.declaration import Declaration, signal
 from eventbus.describe import describe
-from eventbus.emitter import Emitter
+from eventbus.emitter import Emitter, of_the_call
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.failures import Failures
-from eventbus.frames import surrounding
+from eventbus.frames import Underway, surrounding
 from eventbus.housekeeping import Housekeeping
 from eventbus.inbox import Inbox, Runs
 from eventbus.inert import inert_bus, silence_in_children
@@ -72,10 +72,11 @@ class EventBus:
         self.timing: Profile | None = None
         self.inbox = Inbox()
         self.failures = Failures()
-        self.active: list[None] = []  # one for each emission under way, in any thread
+        self.underway = Underway()
         self.registry = Registry(self)
         self._open_runs: tuple[Emitter, ...] = ()
         self.root = Emitter(self)
+        self._settled = self.root.settled
         self._housekeeping = Housekeeping(self)
         silence_in_children(self)
 
@@ -278,7 +279,7 @@ class EventBus:
     def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
     @overload
     def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
-    def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
+    def emit(self, signal: Any, /, **fields: Any) -> Answers:  # type: ignore[misc]  # *args cost
         """Emit from nowhere in particular; inside a handler, from where its event came.
 
         `sender=` labels this emission alone. Context may be given like fields.
@@ -294,9 +295,14 @@ class EventBus:
         >>> _ = bus.emit("batch_finished", epoch=1, step=7)
         7 {'norm': 0.5}
         """
-        if self.active or "sender" in fields:
-            return self._emitter(fields).emit(signal, **fields)
-        return (self.root.ports.get(signal) or self.root.signal(signal)).by_name(fields)
+        emit = self._settled.get(signal)
+        if emit is not None:
+            try:
+                return emit(**fields)
+            except TypeError as error:  # `sender`, context, or a slip
+                if not of_the_call(error):
+                    raise
+        return self._emitter(fields).emit_slowly(signal, fields)
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace a value; return what they made of it.

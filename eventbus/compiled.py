@@ -3,12 +3,10 @@
 A loop over handlers, tests of filters and look-ups cost more than the handlers themselves. So for
 a plan that has settled, source like this is written, compiled once, and called instead::
 
-    def emit(epoch=_unsent, step=_unsent, loss=_unsent):
-        if _active:                                # perhaps an emission inside another
+    def emit(step, loss, epoch=_unsent):           # what handlers ask for has no default
+        if _underway.compiled or _underway.interpreted:        # perhaps one inside another
             return _slow({'epoch': epoch, 'step': step, 'loss': loss})
-        if step is _unsent or loss is _unsent:     # a handler asks for it: say so properly
-            return _slow({'epoch': epoch, 'step': step, 'loss': loss})
-        _active.append(None)
+        _underway.compiled = True
         try:
             r = _h0(step, loss)
             if r is not None: return _take_over(0, r, {...})
@@ -18,7 +16,7 @@ a plan that has settled, source like this is written, compiled once, and called 
         else:
             return _none if _pending.quiet else _settle()
         finally:
-            _active.pop()
+            _underway.compiled = False
         return _failed(_error, {...})
 
 It knows the happy path alone. An answer, a failure, a field that was not sent: all else is handed
@@ -34,6 +32,7 @@ from __future__ import annotations
 
 import functools
 import linecache
+import sys
 from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -62,6 +61,8 @@ FEW = 8
 
 PREFIX = "_eb_"
 
+_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
 
 def can_compile(port: Port[...], plan: Plan) -> bool:
     """Tell whether a function can be made for a plan, and says all that the interpreter would."""
@@ -73,6 +74,7 @@ def can_compile(port: Port[...], plan: Plan) -> bool:
         and port.signal.name != dispatch.CLOSING
         and not port.emitter.inner  # the stops of the outer run are looked up each time
         and port.emitter.bus.timing is None
+        and _HAS_GIL
         and not any(name.startswith(PREFIX) for name in declaration.fields)
         and all(_is_settled(planned) for planned in plan)
     )
@@ -133,9 +135,10 @@ class _Writer:
         self.lines.append("    " * depth + line)
 
     def _head(self) -> None:
-        parameters = ", ".join(f"{name}=_eb_unsent" for name in self.fields)
-        self._put(0, f"def emit({parameters}):")
-        self._put(1, "if _eb_active:")
+        required = self._required()
+        optional = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
+        self._put(0, f"def emit({', '.join([*required, *optional])}):")
+        self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
         self._put(2, f"return {self._slow()}")
 
     def _slow(self) -> str:
@@ -149,24 +152,30 @@ class _Writer:
         self._put(depth, "return _eb_none if _eb_pending.quiet else _eb_settle()")
 
     def _body(self) -> None:
-        self._check_sent()
+        self._check_clock()
         always = [i for i, planned in enumerate(self.plan) if not _filtered(planned)]
         windowed = self._window()
-        self._put(1, "_eb_active.append(None)")
+        if windowed and not always:
+            self._return_early()
+        self._put(1, "_eb_underway.compiled = True")
         self._put(1, "try:")
         depth = 2
-        if windowed:
+        if windowed and always:
             self._put(2, "_eb_from, _eb_to = _eb_window")
             self._put(2, f"if _eb_from <= {self.clock} < _eb_to:")
             for index in always:
                 self._call(3, index)
-            self._put(3, "pass")
             self._put(2, "else:")
             depth = 3
         self._all(depth)
         if windowed:
-            self._put(3, f"_eb_windows.after({self.clock})")
+            self._put(depth, f"_eb_windows.after({self.clock})")
         self._tail()
+
+    def _return_early(self) -> None:
+        self._put(1, "_eb_from, _eb_to = _eb_window")
+        self._put(1, f"if _eb_from <= {self.clock} < _eb_to:")
+        self._settle(2)
 
     def _all(self, depth: int) -> None:
         if len(self.plan) > UNROLLED:
@@ -183,18 +192,19 @@ class _Writer:
         self._put(1, "else:")
         self._settle(2)
         self._put(1, "finally:")
-        self._put(2, "_eb_active.pop()")
+        self._put(2, "_eb_underway.compiled = False")
         self._put(1, "try:")
         self._put(2, f"return _eb_failed(_eb_error, {self._sent()})")
         self._put(1, "finally:")
         self._put(2, "del _eb_error  # its frames would keep the loss alive")
 
-    def _check_sent(self) -> None:
-        needed = {name for planned in self.plan for name in self._required(planned)}
-        if needed:
-            missing = " or ".join(f"{name} is _eb_unsent" for name in sorted(needed))
-            self._put(1, f"if {missing}:")
-            self._put(2, f"return {self._slow()}")
+    def _required(self) -> list[str]:
+        asked = {name for planned in self.plan for name in self._always_asked(planned)}
+        if any(_filtered(planned) for planned in self.plan):
+            asked.add(self.clock or "")
+        return [name for name in self.fields if name in asked]
+
+    def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):
             self._put(1, f"if {self.clock}.__class__ is not int:")
             self._put(2, f"return {self._slow()}")
@@ -255,7 +265,7 @@ class _Writer:
 
     # -- its arguments
 
-    def _required(self, planned: PlannedCall) -> list[str]:
+    def _always_asked(self, planned: PlannedCall) -> list[str]:
         receiver = planned.receiver
         if receiver is None or receiver.due is not None:
             return []  # one that is not due may ask for what was not sent
@@ -314,7 +324,7 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
     return {
         "_eb_unsent": UNSENT,
         "_eb_sent": sent,
-        "_eb_active": emitter.bus.active,
+        "_eb_underway": emitter.bus.underway,
         "_eb_pending": emitter.pending,
         "_eb_none": Answers.NONE,
         "_eb_not_due": NOT_DUE,

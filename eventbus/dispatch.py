@@ -141,8 +141,8 @@ def _call_all(plan: Plan, event: Event, given: Given, began: Began | None) -> No
         _check_depth(event)
         _fill_in(event)
     failed: list[Exception] = []
-    active = event.emitter.bus.active
-    active.append(None)
+    interpreted = event.emitter.bus.underway.interpreted
+    interpreted.append(None)
     try:
         if began is not None:
             _finish(plan[began.at], event, given, failed, began)
@@ -151,7 +151,7 @@ def _call_all(plan: Plan, event: Event, given: Given, began: Began | None) -> No
         if given:
             failed += _told(given, event)
     finally:
-        active.pop()
+        interpreted.pop()
     if failed:
         raise_all(failed, event)
 

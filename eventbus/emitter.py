@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
@@ -62,6 +63,7 @@ class Emitter:
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
         self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
+        self.settled: dict[Any, Callable[..., Answers]] = {}  # the compiled ones, likewise
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -73,7 +75,7 @@ class Emitter:
     def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
     @overload
     def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
-    def emit(self, signal: Any, /, *args: Any, **fields: Any) -> Answers:
+    def emit(self, signal: Any, /, **fields: Any) -> Answers:  # type: ignore[misc]  # *args cost
         """Say what happened; handlers that are due are called before this returns.
 
         Returns
@@ -88,7 +90,18 @@ class Emitter:
         Exception
             Whatever a handler with `on_error="raise"` raised, as itself, with a note.
         """
-        return (self.ports.get(signal) or self.signal(signal)).by_name(fields)
+        emit = self.settled.get(signal)
+        if emit is not None:
+            try:
+                return emit(**fields)
+            except TypeError as error:  # context, or a slip
+                if not of_the_call(error):
+                    raise
+        return self.emit_slowly(signal, fields)
+
+    def emit_slowly(self, signal: Any, fields: dict[str, Any]) -> Answers:
+        """Emit fields that nobody has checked yet, and perhaps context with them."""
+        return self.signal(signal).interpret(fields, sys._getframe(1))
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
@@ -139,6 +152,11 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
+
+
+def of_the_call(error: TypeError) -> bool:
+    """Tell whether arguments did not fit the compiled function itself, nothing that it called."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which emission this code is inside of: read off the stack, so that emitting costs nothing for it.
 
 A handler may emit, and its emission then carries on the run, the epoch and the step. To note each
-emission in a thread-local would cost every one of them; instead `bus.active` says cheaply that some
-thread is inside one, and only then the stack is walked. It knows the threads apart by itself.
+emission in a thread-local would cost every one of them; instead `bus.underway` says cheaply that
+some thread is inside one, and only then the stack is walked. It knows the threads apart by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eventbus.event import Event
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
 
-__all__ = ["MARK", "UNSENT", "interpreters", "sent", "surrounding"]
+__all__ = ["MARK", "UNSENT", "Underway", "interpreters", "sent", "surrounding"]
 
 MARK = "_eb_port"
 """The global by which the frame of a compiled function is known; its value is the port."""
@@ -40,9 +40,33 @@ def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not UNSENT}
 
 
+class Underway:
+    """What is being emitted on one bus, in any thread.
+
+    Attributes
+    ----------
+    compiled : bool
+        A compiled function is at it. There is one at a time: whoever finds this set, another thread
+        or an emission inside that one, interprets. Nothing is called between the look and the
+        setting of it, so under the GIL no thread comes in between; without a GIL nothing is
+        compiled (`compiled.can_compile`).
+    interpreted : list
+        One entry for each emission that is interpreted; to append and to pop is atomic.
+    """
+
+    __slots__ = ("compiled", "interpreted")
+
+    def __init__(self) -> None:
+        self.compiled = False
+        self.interpreted: list[None] = []
+
+    def __bool__(self) -> bool:
+        return self.compiled or bool(self.interpreted)
+
+
 def surrounding(bus: EventBus, frame: FrameType | None) -> Event | None:
     """Return the innermost emission of this bus that `frame` is inside of, if any."""
-    if not bus.active:
+    if not bus.underway:
         return None
     while frame is not None:
         event = _event_in(frame)

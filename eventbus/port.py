@@ -67,6 +67,11 @@ class Port(Generic[P]):
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
         shadow(self, emit)
+        for key in (self.signal.name, self.signal.declaration, self.signal):
+            if emit is None:
+                self.emitter.settled.pop(key, None)
+            else:
+                self.emitter.settled[key] = emit
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return whose emission it is, inside of `outer`."""
@@ -76,24 +81,15 @@ class Port(Generic[P]):
         """Emit the fields, given by name; return all pending answers."""
         assert not args, "fields are given by name"
         self.signal.refuse_context(fields)
-        return self._interpret(fields, sys._getframe(1))
+        return self.interpret(fields, sys._getframe(1))
 
     def slow(self, fields: dict[str, Any]) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
         # The compiled function's own frame is no emission that this one could be inside of.
-        return self._interpret(fields, sys._getframe(1).f_back)
+        return self.interpret(fields, sys._getframe(1).f_back)
 
-    def by_name(self, fields: dict[str, Any]) -> Answers:
-        """Emit fields that nobody has checked yet, and perhaps context with them."""
-        if self.settled:
-            try:
-                return self.emit(**fields)  # type: ignore[call-arg]  # the call checks the names
-            except TypeError as error:
-                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-                    raise  # not the call itself: a handler's
-        return self._interpret(fields, sys._getframe(2))
-
-    def _interpret(self, fields: dict[str, Any], start: FrameType | None) -> Answers:
+    def interpret(self, fields: dict[str, Any], start: FrameType | None) -> Answers:
+        """Emit by interpreting, from the code in frame `start`."""
         outer = surrounding(self.emitter.bus, start)
         answers = dispatch.emit(self.signal, self.origin(outer), fields, outer)
         if not self.settled:
@@ -123,7 +119,7 @@ class RootPort(Port[P]):
     """The bus's own: `signal.emit` itself. Inside a handler it emits for that handler's run."""
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
-        shadow(self, emit)
+        super()._put(emit)
         shadow(self.signal, emit)  # no frame between `signal.emit` and the handlers
 
     def origin(self, outer: Event | None) -> Emitter:
