@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .plot import Plot
     from .progress_bar import ProgressBar
     from .tensorboard import TensorBoard
+    from .weights_and_biases import WandB
 
 __all__ = [
     "EMA",
@@ -51,6 +52,7 @@ __all__ = [
     "Plot",
     "ProgressBar",
     "TensorBoard",
+    "WandB",
 ]
 
 _MODULES = {
@@ -72,6 +74,7 @@ _MODULES = {
     "Plot": "plot",
     "ProgressBar": "progress_bar",
     "TensorBoard": "tensorboard",
+    "WandB": "weights_and_biases",
 }
 
 

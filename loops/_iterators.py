@@ -253,6 +253,7 @@ class Validation(Iterator[T], Generic[T]):
         """The safe point before a validation batch is loaded."""
         if self._spans.pending().stop and not self._reader.is_known_to_have_ended():
             span.was_cut = self._is_over = True
+            self._spans.note_undone()
 
     def _end(self, span: ValidationSpan) -> None:
         self._is_over = True

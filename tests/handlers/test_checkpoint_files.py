@@ -228,6 +228,7 @@ def test_attempt_of_a_dead_process_is_swept(folder: Folder) -> None:
         ".unfinished-notes",
         "unfinished",
     ],
+    ids=["elsewhere", "alive", "no writer", "visible"],  # the names differ between processes
 )
 def test_what_may_be_alive_or_not_ours_is_not_swept(folder: Folder, name: str) -> None:
     (folder.path / name).mkdir(parents=True)

@@ -1,7 +1,7 @@
 """One battery over every handler in the package, found by itself: a new one is in it unlisted.
 
 Each takes part in short, seeded trainings by `Run`. The bus is strict, so that nothing hides behind
-an isolated failure. Add to `ARGUMENTS` only what has no default.
+an isolated failure. An argument that has no default goes into `ARGUMENTS` in lives.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +27,14 @@ import pytest
 import torch
 
 import eventbus.handlers
-from eventbus import Event, EventBus, Priority
-from eventbus.handlers import Checkpoint
+from eventbus import EventBus, Priority
 from eventbus.loops import Run
 from eventbus.state import has_state
 
-from .postbox import any_service
-
-letter_box: dict[str, int] = {}
-"""The port of a server in a process of its own that takes whatever is posted to it."""
-
-ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "AlterBatch": lambda folder: {"function": lambda batch: batch},
-    "CSVLog": lambda folder: {"path": folder / "log.csv"},
-    "Checkpoint": lambda folder: {"directory": folder / "checkpoints", "resume": "auto"},
-    "CutMix": lambda folder: {"classes": 3},
-    "GradientClipping": lambda folder: {"max_norm": 0.5},
-    "JSONLLog": lambda folder: {"path": folder / "log.jsonl"},
-    "LRSchedule": lambda folder: {
-        "factory": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    },
-    "MixUp": lambda folder: {"classes": 3},
-    "Notify": lambda folder: {"urls": any_service()},
-    "Plot": lambda folder: {"path": folder / "curves.svg"},
-}
-"""Arguments that have no default (and what a handler is to be resumed by)."""
+from .lives import Nursery, images, live, make, nursery, trained_by, with_handler
 
 ALTERING = {"LRSchedule": "it sets the learning rate"}
 """Handlers outside of the ALTER band that are there to change the training, and how."""
-
-VALIDATION_LOSSES = (1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""By epoch; so that whoever decides by them has something to decide after the fifth."""
 
 
 def public_modules() -> list[str]:
@@ -83,117 +59,9 @@ HANDLERS = [handler for module in public_modules() for handler in handlers_of(mo
 every_handler = pytest.mark.parametrize("cls", HANDLERS, ids=lambda cls: cls.__name__)
 
 
-def make(cls: Any, folder: Path) -> Any:
-    """Construct a handler with its defaults; skip, by name, where its library is missing."""
-    arguments = ARGUMENTS.get(cls.__name__, lambda folder: {})
-    try:
-        return cls(**arguments(folder))
-    except ImportError as error:
-        if "pip install" not in str(error):
-            raise  # a missing library is one line that says what to do
-        pytest.skip(str(error))
-
-
 @pytest.fixture(autouse=True)
 def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where a default path leads
-
-
-LETTER_BOX = """
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-class Taker(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-server = HTTPServer(("127.0.0.1", 0), Taker)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _letter_box() -> Iterator[None]:
-    command = [sys.executable, "-c", LETTER_BOX]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        letter_box["port"] = int(server.stdout.readline())
-        yield
-        server.terminate()
-
-
-# -- a short training
-
-
-@dataclass
-class Trained:
-    """What came of a training."""
-
-    losses: list[float] = field(default_factory=list)
-    weights: list[list[float]] = field(default_factory=list)
-    outcome: str | None = None
-
-
-def images(batches: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return batches of five pictures, 1 x 4 x 4, float32, with their classes, of three."""
-    return [(torch.randn(5, 1, 4, 4), torch.randint(3, (5,))) for _ in range(batches)]
-
-
-def trained_by(bus: EventBus, epochs: int = 3, batches: int = 3) -> Trained:
-    """Train a small model with dropout: the same each time, unless a handler interferes."""
-    torch.manual_seed(7)
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(16, 8),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.2),
-        torch.nn.Linear(8, 3),
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    data = images(batches)
-    result = Trained()
-    with Run(bus, model=model, optimizer=optimizer, config={"lr": 0.1}) as run:
-        for epoch in run.epochs(epochs):
-            _train(run, model, optimizer, data, result)
-            _validate(run, model, data, epoch)
-    result.outcome = run.outcome
-    result.weights = [parameter.flatten().tolist() for parameter in model.parameters()]
-    return result
-
-
-def _train(run: Run, model: Any, optimizer: Any, data: Any, result: Trained) -> None:
-    model.train()
-    for inputs, targets in run.batches(data):
-        optimizer.zero_grad()
-        outputs = model(inputs)
-        loss = torch.nn.functional.cross_entropy(outputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        if run.emit("backward_finished", loss=loss).skip:
-            continue
-        optimizer.step()
-        result.losses.append(loss.item())
-        run.report(loss=loss, outputs=outputs, targets=targets, batch_size=len(targets))
-
-
-def _validate(run: Run, model: Any, data: Any, epoch: int) -> None:
-    model.eval()
-    loss = VALIDATION_LOSSES[epoch - 1]
-    for inputs, targets in run.validate(data):
-        with torch.no_grad():
-            outputs = model(inputs)
-        run.report(loss=loss, outputs=outputs, targets=targets, batch_size=len(targets))
-
-
-def with_handler(cls: type, folder: Path) -> tuple[EventBus, Any]:
-    bus = EventBus(strict=True)
-    handler = make(cls, folder)
-    bus.attach(handler)
-    return bus, handler
 
 
 # -- the package
@@ -443,43 +311,10 @@ def test_state_round_trips_through_the_safe_loader(cls: type, tmp_path: Path) ->
 # -- killed and resumed
 
 
-@dataclass
-class Life:
-    """What happened between the start of a process and its end."""
-
-    told: list[tuple[Any, ...]]
-    trained: Trained
-
-
-def live(cls: type, folder: Path, kill_at: tuple[str, int] | None = None) -> Life:
-    """Train with a handler and a checkpoint; `kill_at` a signal and its step this process ends."""
-    bus, _ = with_handler(cls, folder)
-    if cls is not Checkpoint:
-        bus.attach(Checkpoint(folder / "battery", resume="auto"), name="battery")
-    told: list[tuple[Any, ...]] = []
-
-    @bus.on("*", priority=Priority.ALTER + 1)
-    def listen(event: Event) -> None:
-        places = (event.fields.get(key) for key in ("epoch", "step", "reason"))
-        told.append((event.name, *places))
-
-    @bus.on("*", priority=Priority.PERSIST - 1)
-    def end(event: Event) -> None:
-        if (event.name, event.fields.get("step")) == kill_at:
-            os._exit(137)
-
-    return Life(told, trained_by(bus, epochs=6))
-
-
-def die(cls: type, folder: Path, kill_at: tuple[str, int]) -> None:
-    """Live in a child process until it is killed: nothing is closed, flushed or told."""
-    child = os.fork()
-    if child == 0:
-        try:
-            live(cls, folder, kill_at)
-        finally:
-            os._exit(1)  # it should not have come so far
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Nursery]:
+    with nursery() as started:
+        yield started
 
 
 def from_epoch(told: list[tuple[Any, ...]], epoch: int) -> list[tuple[Any, ...]]:
@@ -490,15 +325,15 @@ def from_epoch(told: list[tuple[Any, ...]], epoch: int) -> list[tuple[Any, ...]]
 @every_handler
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_and_resumed_run_tells_and_decides_as_one_that_was_not(
-    cls: type, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cls: type, tmp_path: Path, lives: Nursery
 ) -> None:
-    torch.set_num_threads(1)  # a pool of threads does not survive the fork
     whole = live(cls, tmp_path / "whole")
     assert whole.trained.outcome in ("completed", "stopped")
     kills = [("epoch_finished", 3), ("batch_finished", 5), ("validation_done", 6)]
     kills += [("epoch_finished", 9), ("checkpoint_saved", 12), ("epoch_started", 12)]
+    (tmp_path / "cut").mkdir()
     for kill_at in kills:
-        die(cls, tmp_path / "cut", kill_at)
+        lives.die(cls, tmp_path / "cut", kill_at)
     resumed = live(cls, tmp_path / "cut")
     assert resumed.told[0][0] == "run_opened"
     assert from_epoch(resumed.told, 5) == from_epoch(whole.told, 5) != []

@@ -163,15 +163,39 @@ def test_fit_gives_a_plateau_the_loss_of_the_validation(bus: EventBus) -> None:
         fit(bus, **parts.arguments(scheduler=scheduler, validation_loader=None))
 
 
+class CountedMetric:
+    """A metric object that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.calls.append("update")
+
+    def compute(self) -> float:
+        self.calls.append("compute")
+        return 0.5
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+
+def test_fit_resets_a_metric_object_before_each_validation(bus: EventBus) -> None:
+    metric = CountedMetric()
+    run = fit(bus, **setup().arguments(metrics={"accuracy": metric}, epochs=2))
+    assert metric.calls == ["reset", "update", "update", "update", "compute"] * 2
+    assert run.metrics["val_accuracy"] == 0.5
+
+
 def test_fit_cuts_a_validation_short_on_stop_and_computes_nothing(
     bus: EventBus, transcript: Transcript
 ) -> None:
     answer_on(bus, "validation_batch_finished", Stop("enough"))
-    metric = MulticlassAccuracy(3)
+    metric = CountedMetric()
     run = fit(bus, **setup().arguments(metrics={"accuracy": metric}))
     assert run.outcome == "stopped"
     assert transcript.names.count("validation_interrupted") == 1
-    assert "val_accuracy" not in run.metrics
+    assert metric.calls == ["reset", "update"]
 
 
 def test_fit_trains_on_soft_targets(bus: EventBus) -> None:

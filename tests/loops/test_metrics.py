@@ -186,11 +186,14 @@ def test_a_key_reported_now_and_then_is_averaged_over_those_who_did(
     assert dict(transcript.of("epoch_finished")[0]["metrics"]) == {"loss": 2.0}
 
 
-def test_batches_of_no_samples_have_no_mean(bus: EventBus, transcript: Transcript) -> None:
+@pytest.mark.parametrize("loss", [1.0, torch.tensor(1.0)])
+def test_batches_of_no_samples_have_no_mean(
+    bus: EventBus, transcript: Transcript, loss: float | Tensor
+) -> None:
     with Run(bus) as run:
         for _ in run.epochs(1):
             for _ in run.batches([1, 2]):
-                run.report(loss=torch.tensor(1.0), batch_size=0)
+                run.report(loss=loss, batch_size=0)
     assert math.isnan(transcript.of("epoch_finished")[0]["metrics"]["loss"])
 
 

@@ -608,6 +608,26 @@ def test_a_second_ctrl_c_while_closing_still_closes_the_run(
     assert transcript.names[-3:] == ["epoch_interrupted", "run_failed", "run_closed"]
 
 
+def test_a_validation_is_interrupted_though_the_handler_of_its_last_batch_fails(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    fail_on(bus, "validation_batch_finished", OSError("disk full"))
+    first = ValueError("bad")
+
+    def body() -> None:
+        with Run(bus) as run:
+            for _ in run.validate(["v"]):
+                run.report(loss=1.0)
+                raise first
+
+    assert caught(ValueError, body) is first
+    assert transcript.after("validation_batch_finished")[1:] == [
+        "validation_interrupted 0.0 (ValueError: bad)",
+        "run_failed 0.0",
+        "run_closed (failed)",
+    ]
+
+
 def test_a_failure_in_run_finished_fails_the_run_that_is_closed(
     bus: EventBus, transcript: Transcript
 ) -> None:
