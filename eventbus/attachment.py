@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import AttachError
+from eventbus.handle import Handle
 from eventbus.marks import Mark, find_marks
 from eventbus.naming import label_of, name_of
 from eventbus.state import StatePart, has_state
 from eventbus.subscription import Options
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from eventbus.bus import EventBus
     from eventbus.subscription import Subscription
 
 __all__ = ["Attachment", "attach"]
 
 
-class Attachment:
+class Attachment(Handle):
     """The handle on all subscriptions of one attached thing; ended by `detach` or a `with` block.
 
     Attributes
@@ -59,17 +58,6 @@ class Attachment:
             subscription.detach()
         if self.bus is not None:
             self.bus.registry.forget(self.thing)
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.detach()
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_handle

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from blinker import ANY
 
 from eventbus.calling import Wants, check_wants, make_call, read_wants
+from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
-from eventbus.filters import Filter, as_filter
+from eventbus.handle import Handle
 from eventbus.naming import check_label
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from eventbus.bus import EventBus
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
@@ -66,7 +65,7 @@ class Options:
         return cls(when, int(priority), check_label(sender), on_error, once=once, label=label)
 
 
-class Subscription:
+class Subscription(Handle):
     """A handle on one handler's place on a bus; ended by `detach` or a `with` block.
 
     Attributes
@@ -160,17 +159,6 @@ class Subscription:
         """Tell, once only and to one thread only, that a `once` handler may be called."""
         return self._claim.acquire(blocking=False)
 
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.detach()
-
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_handle
 
@@ -214,7 +202,7 @@ class Receiver:
             check_wants(wants, declaration, self.subscription.bus.registry.known_fields())
         return make_call(wants, declaration)
 
-    # -- what a filter may ask (filters.Site)
+    # -- what a filter may ask (due.Site)
 
     def clock(self) -> Callable[[Event], int]:
         """Read the signal's clock field; where it has none, count its emissions."""
