@@ -53,7 +53,7 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
     """
     if not callable(target):
         raise HandlerError(f"{label} is not callable: got {target!r}", handler=label)
-    if is_async(target):
+    if is_async(target) or _is_of_kind(inspect.isasyncgenfunction, target):
         raise HandlerError(
             f"{label} is async: the bus calls handlers on the loop's thread and awaits nothing; "
             "write a plain function",
@@ -70,6 +70,27 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     )
     return Wants(target, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _is_of_kind(kind: Callable[[Any], bool], target: Any) -> bool:
+    return kind(target) or kind(getattr(target, "__call__", None))  # noqa: B004 - looked at, not called
+
+
+def check_runs(wants: Wants, signal: str) -> None:
+    """Refuse a generator function where nobody would iterate over what it makes.
+
+    Raises
+    ------
+    HandlerError
+        Its body would silently never run. As a transform it may make a new value.
+    """
+    if _is_of_kind(inspect.isgeneratorfunction, wants.target):
+        raise HandlerError(
+            f"{wants.label} yields, so on signal {signal!r} its body would never run: "
+            "return what it has to say",
+            handler=wants.label,
+            signal=signal,
+        )
 
 
 def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str]) -> None:

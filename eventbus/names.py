@@ -29,9 +29,12 @@ def covers(pattern: str, name: str) -> bool:
 
 
 def check_name(name: Any, *, strict: bool) -> None:
-    """Refuse an undeclared name that is near a standard one, or any where `strict`."""
+    """Refuse a pattern, an undeclared name near a standard one, and any where `strict`."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"a signal is named by a string or its declaration, got {name!r}")
+    if is_pattern(name):
+        message = f"{name!r} is a pattern: it may be subscribed to, but names no one signal"
+        raise SignalError(message, signal=name)
     near = near_standard(name)
     hint = f": did you mean {near!r}?" if near else ""
     if strict:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blinker import ANY
 
-from eventbus.calling import Wants, check_wants, make_call, read_wants
+from eventbus.calling import Wants, check_runs, check_wants, make_call, read_wants
 from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
@@ -194,6 +194,8 @@ class Receiver:
 
     def check(self) -> Callable[[Event], Any]:
         """Hold what the handler asks for against the declaration, and make its call."""
+        if self.signal.value is None:  # else it may well make the new value
+            check_runs(self.subscription.wants, self.signal.name)
         return self._calling(self.subscription.wants)
 
     def _calling(self, wants: Wants) -> Callable[[Event], Any]:
@@ -232,7 +234,9 @@ class Receiver:
     def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
         """Call a predicate as a handler is called."""
         label = f"the filter of handler {self.subscription.label!r}"
-        return self._calling(read_wants(target, label))
+        wants = read_wants(target, label)
+        check_runs(wants, self.signal.name)
+        return self._calling(wants)
 
     def when_called(self, tell: Callable[[], None]) -> None:
         """Have `tell` called each time that the handler is."""

@@ -42,3 +42,10 @@ def test_an_undeclared_signal_works_unchecked(bus: EventBus, loop: Emitter) -> N
     bus.on("kittens_born")(lambda number: seen.append(number))
     loop.emit("kittens_born", number=5, unrelated="yes")
     assert seen == [5]
+
+
+def test_a_pattern_names_no_signal_to_emit(bus: EventBus, loop: Emitter) -> None:
+    for use in (loop.emit, bus.emit, bus.signal):
+        with pytest.raises(MISTAKE) as caught:
+            use("batch_*")
+        assert_says(caught.value, "batch_*", "is a pattern")
