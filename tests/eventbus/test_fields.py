@@ -268,3 +268,17 @@ def test_a_handler_with_plain_star_args_gets_no_positional_surprise(
     bus.on("batch_finished")(note)
     loop.emit("batch_finished", epoch=1, step=2)
     assert seen == [(), 2]
+
+
+def test_no_handler_can_change_the_metrics_that_others_see(bus: EventBus, loop: Emitter) -> None:
+    seen: list[float] = []
+
+    @bus.on("batch_finished")
+    def change(metrics: dict[str, float]) -> None:
+        with pytest.raises(TypeError):
+            metrics["loss"] = 0.0
+
+    bus.on("batch_finished")(lambda metrics: seen.append(metrics["loss"]))
+    for step in range(20):
+        loop.emit("batch_finished", epoch=1, step=step, metrics={"loss": 0.5})
+    assert seen == [0.5] * 20
