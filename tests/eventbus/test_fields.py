@@ -305,3 +305,17 @@ def test_a_generator_may_make_the_value_of_a_transform(bus: EventBus, loop: Emit
                 yield batch
 
     assert list(loop.transform("loader_opened", [1, 2, 3], epoch=1)) == [1, 3]
+
+
+def test_no_handler_can_change_the_metrics_that_others_see(bus: EventBus, loop: Emitter) -> None:
+    seen: list[float] = []
+
+    @bus.on("batch_finished")
+    def change(metrics: dict[str, float]) -> None:
+        with pytest.raises(TypeError):
+            metrics["loss"] = 0.0
+
+    bus.on("batch_finished")(lambda metrics: seen.append(metrics["loss"]))
+    for step in range(20):
+        loop.emit("batch_finished", epoch=1, step=step, metrics={"loss": 0.5})
+    assert seen == [0.5] * 20
