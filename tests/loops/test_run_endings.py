@@ -707,3 +707,28 @@ def test_a_later_stop_with_an_exit_code_leaves_the_process_too(bus: EventBus) ->
     (run,) = runs
     assert run.stop is not None
     assert (error.code, run.outcome, run.stop.reason) == (143, "stopped", "enough")
+
+
+class UnspeakableError(Exception):
+    """Its words are an error of their own."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_failure_that_cannot_be_worded_closes_the_run_as_any_other(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    first = UnspeakableError()
+
+    def body() -> None:
+        with Run(bus) as run:
+            for _ in run.epochs(1):
+                raise first
+
+    assert caught(UnspeakableError, body) is first
+    assert [line.partition(" ")[0] for line in transcript.lines[-3:]] == [
+        "epoch_interrupted",
+        "run_failed",
+        "run_closed",
+    ]
