@@ -18,6 +18,27 @@ NEAR = 0.8
 """From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a standard one."""
 
 
+_WORDS = {
+    "begin": "started",
+    "began": "started",
+    "start": "started",
+    "end": "finished",
+    "ended": "finished",
+    "done": "finished",
+    "completed": "finished",
+    "val": "validation",
+}
+"""What other frameworks call it."""
+
+
+def _plain(name: str) -> str:
+    words = name.lower().removeprefix("on_").split("_")
+    return "_".join(_WORDS.get(word, word) for word in words)
+
+
+_OTHER_WORDS = {_plain(name): name for name in STANDARD}
+
+
 def is_pattern(name: str) -> bool:
     """Tell whether a name stands for several signals."""
     return any(sign in name for sign in "*?[")
@@ -51,6 +72,9 @@ def check_name(name: Any, *, strict: bool) -> None:
 
 def near_standard(name: str) -> str | None:
     """Return the standard name that `name` looks like a slip of, or None."""
+    other = _OTHER_WORDS.get(_plain(name))
+    if other is not None:
+        return other
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
         for known in STANDARD
