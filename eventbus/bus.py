@@ -77,6 +77,7 @@ class EventBus:
         self.registry = Registry(self)
         self._open_runs: tuple[Emitter, ...] = ()
         self.root = Emitter(self)
+        self.root.pending.is_run = False
         self._settled = self.root.settled
         self._housekeeping = Housekeeping(self)
         silence_in_children(self)
@@ -329,8 +330,8 @@ class EventBus:
     def answer(self, answer: Request, *, runs: Runs = "current", by: str = "bus.answer") -> None:
         """Give an answer from anywhere: any thread, an OS signal handler.
 
-        It is pending from the next emission on, in the runs that are there by now. `runs="all"`
-        ends later runs on the bus too: for an OS signal that may come before the run is opened.
+        It is pending from the next emission on, in the runs that are there by now; where none has
+        heard it, in the next one. `runs="all"` ends later runs on the bus too.
 
         Examples
         --------
@@ -345,7 +346,8 @@ class EventBus:
             raise TypeError(f"bus.answer takes a Stop, StopEpoch or SkipBatch, got {answer!r}")
         if runs not in ("current", "all"):
             raise ValueError(f'runs is "current" or "all", got {runs!r}')
-        self.inbox.give(answer.signed(by), runs)
+        if not self.inert:
+            self.inbox.give(answer.signed(by), runs)
 
     # -- signals
 

@@ -50,7 +50,7 @@ def _row(bus: EventBus, receiver: Receiver) -> tuple[str, ...]:
         return row
     cost = bus.timing.row(subscription.label, receiver.signal.name)
     calls, duration_s = (cost.calls, cost.duration_s) if cost is not None else (0, 0.0)
-    return (*row, f"{calls} calls", f"{1000 * duration_s:.2f} ms")
+    return (*row, f"{calls} call{'' if calls == 1 else 's'}", f"{1000 * duration_s:.2f} ms")
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

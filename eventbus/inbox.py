@@ -27,6 +27,8 @@ class Inbox:
         self._answers: list[tuple[Request, Runs]] = []
         self._readers: list[weakref.ref[Pending]] = []
         self.untold: deque[Stop] = deque()
+        self.heard = 0
+        """So many of them have been heard by a run."""
 
     def give(self, answer: Request, runs: Runs) -> None:
         """Add one."""

@@ -17,8 +17,9 @@ class Pending:
     Parameters
     ----------
     inbox
-        Where answers from outside emissions arrive; those given before this was made are heard
-        only where they hold for all runs.
+        Where answers from outside emissions arrive. Those given before this was made are heard
+        where they hold for all runs, or where no run has heard them: one that came while none was
+        under way is for the next.
     outer
         The pending answers of the run that this one is inside of: its stops are pending here too.
 
@@ -26,17 +27,30 @@ class Pending:
     ----------
     quiet : bool
         True only where nothing is pending and nothing unread; one look spares the rest.
+    is_run : bool
+        False for what the bus emits of its own: it does not hear answers in a run's place.
     """
 
-    __slots__ = ("__weakref__", "_given", "_inbox", "_outer", "_read", "_reading", "quiet")
+    __slots__ = (
+        "__weakref__",
+        "_given",
+        "_inbox",
+        "_outer",
+        "_read",
+        "_reading",
+        "is_run",
+        "quiet",
+    )
 
     quiet: bool
+    is_run: bool
 
     def __init__(self, inbox: Inbox, outer: Pending | None = None) -> None:
         self._inbox = inbox
         self._outer = outer
-        self._read = len(inbox)
+        self._read = inbox.heard
         self._given: list[Request] = list(inbox.standing())
+        self.is_run = True
         self._reading = threading.Lock()
         self._look()
         inbox.add_reader(self)
@@ -78,7 +92,9 @@ class Pending:
             try:
                 new = self._inbox.since(self._read)
                 self._read += len(new)
-                self._given.extend(new)
+                self._given.extend(a for a in new if not any(a is held for held in self._given))
+                if self.is_run:
+                    self._inbox.heard = max(self._inbox.heard, self._read)
             finally:
                 self._reading.release()
 

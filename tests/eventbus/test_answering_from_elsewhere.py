@@ -257,3 +257,12 @@ def test_a_run_is_closed_though_a_handler_of_run_closed_fails(bus: EventBus, loo
         loop.emit("run_closed", outcome="stopped")
     assert bus.open_runs == ()
     assert loop.answers.stop is None
+
+
+def test_an_answer_that_no_run_was_there_to_hear_is_for_the_next(bus: EventBus) -> None:
+    bus.answer(Stop("SIGTERM while the data were read"))
+    bus.emit("text_written", tag="t", text="the bus's own emissions hear it in no run's place")
+    first = bus.bind(sender="train")
+    assert first.emit("run_opened").stop is not None
+    first.emit("run_closed", outcome="stopped")
+    assert bus.bind(sender="train").emit("run_opened").stop is None
