@@ -16,6 +16,9 @@ from eventbus.wire import is_async
 if TYPE_CHECKING:
     from eventbus.event import Event
 
+NOT_DUE: Any = object()
+"""What a receiver returns in place of a result where its handler was not called, or not yet."""
+
 Call = Callable[["Event"], Any]
 Getter = Callable[["Event"], Any]
 
@@ -49,7 +52,7 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
     Raises
     ------
     HandlerError
-        It is not callable, it is async, or it has no signature to read.
+        It is not callable, it is async or a generator, or it has no signature to read.
     """
     if not callable(target):
         raise HandlerError(f"{label} is not callable: got {target!r}", handler=label)
@@ -57,6 +60,12 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
         raise HandlerError(
             f"{label} is async: the bus calls handlers on the loop's thread and awaits nothing; "
             "write a plain function",
+            handler=label,
+        )
+    if _is_generator(target):
+        raise HandlerError(
+            f"{label} is a generator: the bus calls handlers and iterates over nothing, so its "
+            "body would never run; write a function without yield",
             handler=label,
         )
     try:
@@ -70,6 +79,12 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     )
     return Wants(target, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _is_generator(target: Callable[..., Any]) -> bool:
+    kinds = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    call = getattr(target, "__call__", None)  # noqa: B004 - the method itself is looked at
+    return any(kind(each) for kind in kinds for each in (target, call))
 
 
 def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str]) -> None:

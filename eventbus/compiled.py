@@ -230,7 +230,7 @@ class _Writer:
             self._call_directly(depth, index, planned, arguments)
         if planned.isolated:
             self.names[f"_eb_s{index}"] = planned.receiver.subscription  # type: ignore[union-attr]  # plain receivers are not isolated
-            self._put(depth, f"if _eb_s{index}.failures_in_a_row:")
+            self._put(depth, f"if _eb_r is not _eb_not_due and _eb_s{index}.failures_in_a_row:")
             self._put(depth + 1, f"_eb_s{index}.failures_in_a_row = 0")
 
     def _test(self, planned: PlannedCall) -> str | None:
@@ -275,6 +275,8 @@ class _Writer:
         receiver = planned.receiver
         if receiver is None or receiver.subscription.wants.takes_rest:
             return None
+        if receiver.subscription.worker is not None:
+            return None  # it is not called here
         texts = [self._argument(receiver, want) for want in receiver.subscription.wants.each]
         return None if None in texts else ", ".join(map(str, texts))
 
