@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -168,7 +168,7 @@ def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:
                 "put your own into config)",
                 field=name,
             )
-    context.setdefault("run_id", secrets.token_hex(6))
+    context.setdefault("run_id", os.urandom(6).hex())
     context.setdefault("run", sender or context["run_id"])
     for one, many in (("model", "models"), ("optimizer", "optimizers")):
         _pair(context, one, many)

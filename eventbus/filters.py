@@ -29,9 +29,11 @@ class Site(Protocol):
 
     def clock(self) -> Callable[[Event], int]:
         """Return what reads the clock of an event."""
+        ...
 
     def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
         """Return what calls a predicate with the fields that it names."""
+        ...
 
     def when_called(self, tell: Callable[[], None]) -> None:
         """Have `tell` called each time that the handler is."""

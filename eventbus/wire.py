@@ -186,7 +186,7 @@ class OrderedSignal(Signal):
         return self._mutes > 0
 
     @is_muted.setter
-    def is_muted(self, muted: bool) -> None:
+    def is_muted(self, muted: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # nests
         with self._changing():
             self._mutes = int(muted)
 
@@ -340,7 +340,9 @@ class OrderedSignal(Signal):
             self._order.clear()
 
 
-class OrderedNamedSignal(OrderedSignal, NamedSignal):
+class OrderedNamedSignal(  # pyright: ignore[reportIncompatibleVariableOverride]  # is_muted
+    OrderedSignal, NamedSignal
+):
     """An `OrderedSignal` with a name: a true `blinker.NamedSignal`."""
 
     def __init__(self, name: str, doc: str | None = None) -> None:

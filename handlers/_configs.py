@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 _EXACT = 2**53  # beyond it a float holds not every whole number
@@ -41,6 +42,8 @@ def _items(config: Any) -> list[tuple[Any, Any]]:
         return []
     if isinstance(config, Mapping):
         return list(config.items())
+    if is_dataclass(config):
+        return [(each.name, getattr(config, each.name)) for each in fields(config)]
     attributes = getattr(config, "__dict__", None)
     if not attributes:
         return [("config", config)]
@@ -56,7 +59,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, int | float):
         return value if abs(value) < _EXACT or isinstance(value, float) else str(value)
-    return settings_of(value) if hasattr(value, "__dataclass_fields__") else _spell(value)
+    return settings_of(value) if is_dataclass(value) else _spell(value)
 
 
 def _spell(value: Any) -> str:

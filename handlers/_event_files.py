@@ -21,6 +21,7 @@ from typing import Any
 
 from eventbus.handlers import _appending
 from eventbus.handlers._run_file import path_of_run
+from eventbus.handlers._summaries import proto
 
 _log = logging.getLogger("eventbus.handlers.tensorboard")
 _STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
@@ -60,13 +61,10 @@ class EventFiles:
 
     def write(self, run_id: str | None, values: Sequence[Any], step: int) -> None:
         """File summary values under a step."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         if self._path is None:
             self._open(run_id)
-        event = Event(wall_time=self._clock(), step=step, summary=Summary(value=values))
-        record = event.SerializeToString()
+        summary = proto("compat.proto.summary_pb2").Summary(value=values)
+        record = self._record(step=step, summary=summary)
         self._append(record)
         self._remember(step, tuple(value.tag for value in values), record)
 
@@ -116,26 +114,28 @@ class EventFiles:
         self._run_id, self._resumes = self._run_id or run_id, False
 
     def _begin_file(self) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        self._append(Event(wall_time=self._clock(), file_version=_VERSION).SerializeToString())
+        self._append(self._record(file_version=_VERSION))
         # TensorBoard takes the first mark in a folder for the start of the run, so a run that does
         # not resume needs one too, or the first that does would drop nothing.
-        mark = SessionLog(status=SessionLog.START)
+        session = proto("compat.proto.event_pb2").SessionLog
         step = self._step if self._resumes else 0
-        event = Event(wall_time=self._clock(), step=step, session_log=mark)
-        self._append(event.SerializeToString())
+        self._append(self._record(step=step, session_log=session(status=session.START)))
         for record in self._of_step.values():
             self._append(record)
+
+    def _record(self, **parts: Any) -> bytes:
+        event = proto("compat.proto.event_pb2").Event(wall_time=self._clock(), **parts)
+        return bytes(event.SerializeToString())
 
     def _folder(self, run_id: str | None) -> Path:
         known = self._run_id if self._resumes else run_id
         path = path_of_run(self._template, known)
-        for folder in _numbered(path):
+        folders = _numbered(path)
+        folder = next(folders)
+        while _stamps(folder):
             if self._resumes and (folder / str(self._first_file)).exists():
                 return folder
-            if not _stamps(folder):
-                break
+            folder = next(folders)
         if self._resumes:
             _log.warning("no folder at %s is that of the checkpoint: %s is begun", path, folder)
         return folder

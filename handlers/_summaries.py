@@ -6,6 +6,7 @@ As its own plugins write and read them, without TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eventbus.handlers._pictures import size_of
@@ -19,32 +20,29 @@ _RGBA = 4  # `Summary.Image.colorspace`: channels
 
 def scalar(tag: str, number: float) -> Any:
     """Make a point of a curve."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    return Summary.Value(tag=tag, simple_value=number)
+    return _value(tag, simple_value=number)
 
 
 def picture(tag: str, png: bytes) -> Any:
     """Make a picture of a PNG file."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
     width, height = size_of(png)
-    image = Summary.Image(width=width, height=height, colorspace=_RGBA, encoded_image_string=png)
-    return Summary.Value(tag=tag, image=image)
+    image = proto("compat.proto.summary_pb2").Summary.Image(
+        width=width, height=height, colorspace=_RGBA, encoded_image_string=png
+    )
+    return _value(tag, image=image)
 
 
 def text(tag: str, words: str) -> Any:
     """Make a text, which TensorBoard shows as Markdown."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-    from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.text.metadata import create_summary_metadata
 
-    one = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-    encoded = words.encode("utf-8", "backslashreplace")
-    tensor = TensorProto(dtype=DT_STRING, string_val=[encoded], tensor_shape=one)
-    return Summary.Value(tag=tag, tensor=tensor, metadata=create_summary_metadata(tag, ""))
+    shapes = proto("compat.proto.tensor_shape_pb2")
+    tensor = proto("compat.proto.tensor_pb2").TensorProto(
+        dtype=proto("compat.proto.types_pb2").DT_STRING,
+        string_val=[words.encode("utf-8", "backslashreplace")],
+        tensor_shape=shapes.TensorShapeProto(dim=[shapes.TensorShapeProto.Dim(size=1)]),
+    )
+    return _value(tag, tensor=tensor, metadata=create_summary_metadata(tag, ""))
 
 
 def histogram(tag: str, tensor: Tensor) -> Any | None:
@@ -53,8 +51,8 @@ def histogram(tag: str, tensor: Tensor) -> Any | None:
     Copies the values to the host, which synchronises with their device.
     """
     import torch
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
+    summary = proto("compat.proto.summary_pb2")
     values = _on_host(tensor)
     values = values[torch.isfinite(values)]
     if not len(values):
@@ -64,7 +62,7 @@ def histogram(tag: str, tensor: Tensor) -> Any | None:
     if low < high:
         counts = torch.histc(values, _BUCKETS, low, high).tolist()
         limits = torch.linspace(low, high, _BUCKETS + 1, dtype=torch.float64)[1:].tolist()
-    proto = HistogramProto(
+    histo = summary.HistogramProto(
         min=low,
         max=high,
         num=len(values),
@@ -73,28 +71,29 @@ def histogram(tag: str, tensor: Tensor) -> Any | None:
         bucket_limit=limits,
         bucket=counts,
     )
-    return Summary.Value(tag=tag, histo=proto)
+    return _value(tag, histo=histo)
 
 
 def _on_host(tensor: Tensor) -> Tensor:
     import torch
 
-    values = tensor.detach()
+    values: Any = tensor.detach()
     if hasattr(values, "to_local"):  # sharded: gathering it would have to happen on every rank
         values = values.to_local()
     if values.is_sparse:
         values = values.coalesce().values()
     if not values.is_floating_point():
         return torch.empty(0)
-    return values.to("cpu", torch.float32).flatten()
+    on_host: Tensor = values.to("cpu", torch.float32).flatten()
+    return on_host
 
 
 def session_start(settings: Mapping[str, bool | float | str], start_s: float) -> Any:
     """Make the hyperparameters of a run; `start_s` in seconds since 1970."""
     from tensorboard.plugins.hparams import metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 
-    info = SessionStartInfo(start_time_secs=start_s)
+    protos = proto("plugins.hparams.plugin_data_pb2")
+    info = protos.SessionStartInfo(start_time_secs=start_s)
     for name, value in settings.items():
         if isinstance(value, bool):
             info.hparams[name].bool_value = value
@@ -102,23 +101,31 @@ def session_start(settings: Mapping[str, bool | float | str], start_s: float) ->
             info.hparams[name].string_value = value
         else:
             info.hparams[name].number_value = value
-    data = HParamsPluginData(session_start_info=info)
+    data = protos.HParamsPluginData(session_start_info=info)
     return _hparams(metadata.SESSION_START_INFO_TAG, data)
 
 
 def session_end(outcome: str, end_s: float) -> Any:
     """Make the end of a run with hyperparameters; `end_s` in seconds since 1970."""
-    from tensorboard.plugins.hparams import api_pb2, metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+    from tensorboard.plugins.hparams import metadata
 
-    failed = outcome == "failed"
-    status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
-    data = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=end_s))
+    protos, api = proto("plugins.hparams.plugin_data_pb2"), proto("plugins.hparams.api_pb2")
+    status = api.STATUS_FAILURE if outcome == "failed" else api.STATUS_SUCCESS
+    info = protos.SessionEndInfo(status=status, end_time_secs=end_s)
+    data = protos.HParamsPluginData(session_end_info=info)
     return _hparams(metadata.SESSION_END_INFO_TAG, data)
 
 
 def _hparams(tag: str, data: Any) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams.metadata import NULL_TENSOR, create_summary_metadata
 
-    return Summary.Value(tag=tag, tensor=NULL_TENSOR, metadata=create_summary_metadata(data))
+    return _value(tag, tensor=NULL_TENSOR, metadata=create_summary_metadata(data))
+
+
+def _value(tag: str, **parts: Any) -> Any:
+    return proto("compat.proto.summary_pb2").Summary.Value(tag=tag, **parts)
+
+
+def proto(name: str) -> Any:
+    """Import generated code, whose classes come to be when it runs: no type checker knows them."""
+    return import_module(f"tensorboard.{name}")

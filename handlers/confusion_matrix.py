@@ -36,9 +36,9 @@ class ConfusionMatrix:
                         synchronisation. Each drawing: one transfer from the device, and some
                         tenths of a second
     state               none in a checkpoint; starts anew with a run that does not resume
+    needs               matplotlib: `pip install 'training-eventbus[plot]'`
     band, errors        MEASURE for counting, REPORT for drawing; isolated; each rank counts its own
                         batches, and rank 0 draws its counts
-    needs               matplotlib, the extra "plot"
     ==================  =====================================================================
 
     The loop has to report `outputs` and `targets` in its validation batches.

@@ -28,6 +28,8 @@ class History:
     values produced     none on the bus
     cost                reads the metrics: one transfer from the device for each row
     state               all rows; starts anew with a run that does not resume
+    needs               for `plot` and `to_dataframe` matplotlib and pandas:
+                        `pip install 'training-eventbus[plot,pandas]'`
     band, errors        REPORT; isolated
     ==================  =====================================================================
 

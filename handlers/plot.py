@@ -30,6 +30,7 @@ class Plot:
     cost                reads the metrics each epoch: one transfer from the device; a drawing takes
                         some tenths of a second, when it is due and once at the end
     state               all rows; starts anew with a run that does not resume
+    needs               matplotlib: `pip install 'training-eventbus[plot]'`
     band, errors        REPORT; isolated; rank 0 draws
     ==================  =====================================================================
 

@@ -44,6 +44,7 @@ class ProgressBar:
                         times a second at most: about a millisecond, and reading the metrics, one
                         transfer from the device that waits for it
     state               none
+    needs               rich: `pip install 'training-eventbus[progress]'`
     band, errors        REPORT; isolated; rank 0 draws
     ==================  =====================================================================
 

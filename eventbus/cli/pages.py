@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from eventbus.cli.handlers_page import handlers_page
 from eventbus.cli.signals_page import signals_page
 
-PAGES: Mapping[str, Callable[[], str]] = {"signals.md": signals_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "signals.md": signals_page,
+    "handlers.md": handlers_page,
+}
 
 
 def write_pages(folder: Path) -> list[Path]:
@@ -18,7 +22,7 @@ def write_pages(folder: Path) -> list[Path]:
     >>> import tempfile
     >>> from pathlib import Path
     >>> [path.name for path in write_pages(Path(tempfile.mkdtemp()))]
-    ['signals.md']
+    ['signals.md', 'handlers.md']
     """
     written = []
     for name, page in PAGES.items():

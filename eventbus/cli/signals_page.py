@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from eventbus.cli.markdown import cell, table
 from eventbus.cli.vocabulary import FieldFacts, SignalFacts, signal_facts
 from eventbus.signals import STANDARD
 
@@ -95,14 +96,14 @@ def _overview(facts: Iterable[SignalFacts]) -> str:
         (
             f"[`{one.name}`](#{one.name})",
             one.clock or "–",
-            _cell(one.when),
-            _cell(one.often),
+            cell(one.when),
+            cell(one.often),
             ", ".join(_short(field) for field in one.fields) or "–",
         )
         for one in facts
     ]
-    table = _table(("signal", "clock", "when", "how often", "fields"), rows)
-    return f"{table}\n`?` marks an optional field, **bold** one that handlers may replace.\n"
+    glance = table(("signal", "clock", "when", "how often", "fields"), rows)
+    return f"{glance}\n`?` marks an optional field, **bold** one that handlers may replace.\n"
 
 
 def _short(field: FieldFacts) -> str:
@@ -124,20 +125,11 @@ def _fields(fields: tuple[FieldFacts, ...]) -> str:
     rows = [
         (
             f"`{field.name}`",
-            f"`{_cell(field.type)}`",
+            f"`{cell(field.type)}`",
             field.unit or "–",
             "optional" if field.is_optional else "always",
-            _cell(field.meaning),
+            cell(field.meaning),
         )
         for field in fields
     ]
-    return _table(("field", "type", "unit", "sent", "meaning"), rows)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
+    return table(("field", "type", "unit", "sent", "meaning"), rows)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from eventbus import EventBus, Priority, every
-from eventbus.handlers import TensorBoard
+from eventbus.handlers import Checkpoint, TensorBoard
+from eventbus.loops import Run
 
 from .reporting import Clock, CountedMetrics, finish_epochs, resume, run_child, start
 
@@ -246,6 +247,22 @@ def test_odd_parameters_give_a_histogram_of_what_is_finite_or_none(
     assert (mixed.num, mixed.min, mixed.max, mixed.sum) == (2, 1.0, 3.0, 4.0)
 
 
+class Sharded(torch.Tensor):
+    """What a rank knows of a tensor that is spread over several."""
+
+    def to_local(self) -> torch.Tensor:
+        return torch.tensor([1.0, 2.0])
+
+
+def test_of_a_sharded_parameter_the_ranks_own_part_is_shown(bus: EventBus, folder: Path) -> None:
+    bus.attach(TensorBoard(folder, histograms=every(1)))
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.grad = torch.zeros(1, 1).as_subclass(Sharded)
+    bus.bind(sender="train", model=model).emit("backward_finished", epoch=1, step=1)
+    (point,) = read(folder).Histograms("gradients/weight")
+    assert (point.histogram_value.num, point.histogram_value.max) == (2, 2.0)
+
+
 def test_no_histogram_is_made_unless_asked_for(bus: EventBus, folder: Path) -> None:
     bus.attach(TensorBoard(folder, when=every(1)))
     assert not [each for each in bus.subscriptions if "backward_finished" in str(each)]
@@ -451,6 +468,47 @@ def test_a_handler_attached_after_the_restore_still_goes_on(bus: EventBus, folde
     again.attach(TensorBoard(folder, when=every(1)))
     finish_steps(loop, 4, 4)
     assert steps_of(folder, "step/loss") == [1, 2, 3, 4]
+
+
+class PowerCutError(Exception):
+    """The end of a process, as far as the loop is concerned."""
+
+
+def train(folder: Path, checkpoints: Path, cut_at: int | None = None) -> None:
+    torch.manual_seed(7)
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    bus = EventBus(strict=True)
+    bus.attach(TensorBoard(folder, when=every(1)))
+    bus.attach(Checkpoint(checkpoints, best=None, resume="auto"))
+    data = [(torch.randn(4, 2), torch.randn(4, 1)) for _ in range(5)]
+    with Run(bus, model=model, optimizer=optimizer, config={"lr": 0.1}) as run:
+        for _epoch in run.epochs(3):
+            for inputs, targets in run.batches(data):
+                if run.step + 1 == cut_at:
+                    raise PowerCutError
+                loss: Any = torch.nn.functional.mse_loss(model(inputs), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.report(loss=loss)
+            for _ in run.validate([1]):
+                run.report(loss=model.weight.sum(), batch_size=1)
+
+
+def test_curves_of_a_training_that_was_cut_twice_are_those_of_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path / "whole", tmp_path / "a")
+    for cut_at in (7, 12):
+        with pytest.raises(PowerCutError):
+            train(tmp_path / "cut", tmp_path / "b", cut_at)
+    train(tmp_path / "cut", tmp_path / "b")
+    whole, cut = read(tmp_path / "whole"), read(tmp_path / "cut")
+    assert cut.Tags()["scalars"] == whole.Tags()["scalars"]
+    for tag in whole.Tags()["scalars"]:
+        assert curve(tmp_path / "cut", tag) == curve(tmp_path / "whole", tag), tag
+    assert steps_shown(tmp_path / "cut", "step/loss") == list(range(1, 16))
 
 
 def test_what_comes_before_the_start_is_filed_after_it_is_known_where_to(
