@@ -14,6 +14,7 @@ __all__ = ["HELD", "Background", "as_background", "refuse_held"]
 HELD = frozenset({"model", "models", "optimizer", "optimizers", "scheduler"})
 """What the loop goes on changing: not for a handler that works meanwhile."""
 
+
 @dataclass(frozen=True)
 class Background:
     """How a handler is called off the loop's thread: `background=Background(size=64)`.

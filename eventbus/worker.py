@@ -77,6 +77,10 @@ class Worker:
             gave_way = self._backlog.put(Call(self, subscription, pack, event), last=not self.users)
             if gave_way and self._backlog.dropped == gave_way:
                 self._warn_of_drops()
+            if (
+                not self.users
+            ):  # `once`, or another thread detached it: to be waited for all the same
+                subscription.bus.registry.keep_worker(self)
             return NOT_DUE
 
         return take
@@ -105,22 +109,22 @@ class Worker:
     def settle(self) -> None:
         """Wait until nothing is under way: its state is asked for."""
         if left := self._backlog.wait(self.background.timeout_s):
-            log.warning("handler %r: its state is read while %d emissions wait", self.label, left)
+            log.warning("handler %r: its state is read, and misses %s", self.label, _count(left))
 
     def close(self, timeout_s: float, emitter: Emitter) -> None:
         """Wait until all is done; log what is left, whose answers are no longer heard."""
         if left := self._backlog.wait(max(timeout_s, 0.0)):
             log.warning(
-                "handler %r: %d emissions not handled when the run was closed, after %g s",
+                "handler %r: %s not handled when the run was closed, after %g s",
                 self.label,
-                left,
+                _count(left),
                 self.background.timeout_s,
             )
         for call in self._backlog.tasks:
             if call.pending is emitter.pending:
                 call.pending = None
         if self.dropped > self._told_of:
-            log.warning("handler %r: %d emissions dropped", self.label, self.dropped)
+            log.warning("handler %r: %s dropped", self.label, _count(self.dropped))
             self._told_of = self.dropped
         if not emitter.inner:
             self._backlog.end()
@@ -143,7 +147,11 @@ def close(bus: EventBus, emitter: Emitter) -> None:
     workers, start = bus.registry.workers, time.monotonic()
     for worker in workers:
         worker.close(start + worker.background.timeout_s - time.monotonic(), emitter)
-    bus.registry.drop_workers()
     failures = [failure for worker in workers for failure in worker.take_failures()]
+    bus.registry.drop_workers()
     if failures:
         raise LateError(tuple(failures))
+
+
+def _count(emissions: int) -> str:
+    return f"{emissions} emission{'' if emissions == 1 else 's'}"

@@ -239,6 +239,29 @@ def test_an_async_handler_is_refused_when_it_subscribes(bus: EventBus, handler: 
     assert_says(caught.value, "async")
 
 
+def yielding(step: int) -> Any:
+    yield step
+
+
+async def yielding_async(step: int) -> Any:
+    yield step
+
+
+class YieldingCallable:
+    def __call__(self, step: int) -> Any:
+        yield step
+
+
+@pytest.mark.parametrize(
+    "handler", [yielding, yielding_async, YieldingCallable(), partial(yielding)]
+)
+def test_a_generator_is_refused_for_its_body_would_never_run(bus: EventBus, handler: Any) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished", name="log")(handler)
+    assert_says(caught.value, "'log'", "generator", "yield")
+    assert bus.subscriptions == ()
+
+
 @pytest.mark.parametrize(
     ("keywords", "word"),
     [
