@@ -8,6 +8,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import AttachError
+from eventbus.handle import Handle
 from eventbus.marks import Mark, find_marks
 from eventbus.naming import label_of, name_of
 from eventbus.state import StatePart, has_state
@@ -15,15 +16,13 @@ from eventbus.subscription import Options
 from eventbus.worker import Worker
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from eventbus.bus import EventBus
     from eventbus.subscription import Subscription
 
 __all__ = ["Attachment", "attach"]
 
 
-class Attachment:
+class Attachment(Handle):
     """The handle on all subscriptions of one attached thing; ended by `detach` or a `with` block.
 
     Attributes
@@ -79,17 +78,6 @@ class Attachment:
                 handler=self.name,
             )
         return self.worker
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.detach()
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_handle

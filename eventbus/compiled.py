@@ -47,7 +47,7 @@ from eventbus.subscription import NOT_DUE, Receiver
 from eventbus.windows import Windows
 
 if TYPE_CHECKING:
-    from eventbus.filters import Filter
+    from eventbus.due import Filter
     from eventbus.plan import Plan, PlannedCall
     from eventbus.port import Port
 

@@ -1,7 +1,8 @@
-"""When a subscription is due: filters on counts, on time, on rank, and any callable.
+"""When a subscription is due: on counts, on time, on rank.
 
-Filters combine with `&`, `|` and `~`. Those on counts read the signal's clock and keep no state;
-on a signal without a clock they read the number of its emissions since the subscription.
+Filters combine with `&`, `|` and `~`, with each other and with any callable that names fields (see
+`due`). Those on counts read the signal's clock and keep no state; on a signal without a clock they
+read the number of its emissions since the subscription.
 """
 
 from __future__ import annotations
@@ -10,78 +11,11 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from eventbus.errors import HandlerError
-
-if TYPE_CHECKING:
-    from eventbus.event import Event
+from eventbus.due import Due, Filter, Site
 
 __all__ = ["Filter", "at", "at_most_every", "every", "from_", "on_rank", "until"]
-
-Due = Callable[["Event"], bool]
-
-
-class Site(Protocol):
-    """Where a filter is put to use: one subscription on one signal."""
-
-    monotonic: Callable[[], float]
-
-    def clock(self) -> Callable[[Event], int]:
-        """Return what reads the clock of an event."""
-        ...
-
-    def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
-        """Return what calls a predicate with the fields that it names."""
-        ...
-
-    def when_called(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called each time that the handler is."""
-
-
-class Filter:
-    """Says when a subscription is due. Made by `every` and its like; combines with `& | ~`.
-
-    Examples
-    --------
-    >>> from eventbus import every, from_
-    >>> every(10) & ~from_(100)
-    every(10) & ~from_(100)
-    """
-
-    def bind(self, site: Site) -> Due:
-        """Make the test for one subscription on one signal; state lives there, never here."""
-        raise NotImplementedError
-
-    def expression(self, clock: str) -> str | None:
-        """Return the test as source over the clock, or None where it reads more than that."""
-        return None
-
-    def precondition(self, clock: str) -> str | None:
-        """Return source that is true wherever the filter may be; None where there is none."""
-        return self.expression(clock)
-
-    def next_due(self, clock: int) -> float:
-        """Return a lower bound of the next clock after `clock` at which it may be due."""
-        return clock + 1
-
-    def __bool__(self) -> bool:
-        raise TypeError("combine filters with &, | and ~, not with and, or, not")
-
-    def __and__(self, other: Any) -> Filter:
-        return Both(self, as_filter(other))
-
-    def __rand__(self, other: Any) -> Filter:
-        return Both(as_filter(other), self)
-
-    def __or__(self, other: Any) -> Filter:
-        return Either(self, as_filter(other))
-
-    def __ror__(self, other: Any) -> Filter:
-        return Either(as_filter(other), self)
-
-    def __invert__(self) -> Filter:
-        return Not(self)
 
 
 class OnCount(Filter):
@@ -156,88 +90,6 @@ class OnRank(Filter):
 
     def __repr__(self) -> str:
         return f"on_rank({', '.join(map(str, self.ranks))})"
-
-
-class Predicate(Filter):
-    """Any callable that names fields, as a handler does."""
-
-    def __init__(self, target: Callable[..., Any]) -> None:
-        self.target = target
-
-    def bind(self, site: Site) -> Due:
-        return site.predicate(self.target)
-
-    def __repr__(self) -> str:
-        return getattr(self.target, "__name__", repr(self.target))
-
-
-class Both(Filter):
-    """True where both are; the right one is not asked where the left one is false."""
-
-    def __init__(self, left: Filter, right: Filter) -> None:
-        self.left, self.right = left, right
-
-    def bind(self, site: Site) -> Due:
-        left, right = self.left.bind(site), self.right.bind(site)
-        return lambda event: left(event) and right(event)
-
-    def expression(self, clock: str) -> str | None:
-        return _joined("and", self.left.expression(clock), self.right.expression(clock))
-
-    def precondition(self, clock: str) -> str | None:
-        left, right = self.left.precondition(clock), self.right.precondition(clock)
-        return _joined("and", left, right) or left or right
-
-    def next_due(self, clock: int) -> float:
-        return max(self.left.next_due(clock), self.right.next_due(clock))
-
-    def __repr__(self) -> str:
-        return f"{_bracket(self.left, Either)} & {_bracket(self.right, Either)}"
-
-
-class Either(Filter):
-    """True where one is; the right one is not asked where the left one is true."""
-
-    def __init__(self, left: Filter, right: Filter) -> None:
-        self.left, self.right = left, right
-
-    def bind(self, site: Site) -> Due:
-        left, right = self.left.bind(site), self.right.bind(site)
-        return lambda event: left(event) or right(event)
-
-    def expression(self, clock: str) -> str | None:
-        return _joined("or", self.left.expression(clock), self.right.expression(clock))
-
-    def precondition(self, clock: str) -> str | None:
-        return _joined("or", self.left.precondition(clock), self.right.precondition(clock))
-
-    def next_due(self, clock: int) -> float:
-        return min(self.left.next_due(clock), self.right.next_due(clock))
-
-    def __repr__(self) -> str:
-        return f"{self.left!r} | {self.right!r}"
-
-
-class Not(Filter):
-    """True where the other is not."""
-
-    def __init__(self, inner: Filter) -> None:
-        self.inner = inner
-
-    def bind(self, site: Site) -> Due:
-        inner = self.inner.bind(site)
-        return lambda event: not inner(event)
-
-    def expression(self, clock: str) -> str | None:
-        inner = self.inner.expression(clock)
-        return inner and f"(not {inner})"
-
-    # The inner precondition says nothing about where the inner filter is false, so this has none.
-    def precondition(self, clock: str) -> str | None:
-        return self.expression(clock)
-
-    def __repr__(self) -> str:
-        return f"~{_bracket(self.inner, Both, Either)}"
 
 
 def every(n: int) -> Filter:
@@ -352,17 +204,6 @@ def on_rank(*ranks: int) -> Filter:
     return OnRank(ranks)
 
 
-def as_filter(when: Any) -> Filter:
-    """Take a filter or a callable that names fields; refuse anything else."""
-    if isinstance(when, Filter):
-        return when
-    if callable(when):
-        return Predicate(when)
-    raise HandlerError(
-        f"when= takes a filter such as every(10), or a callable that names fields; got {when!r}"
-    )
-
-
 def current_rank() -> int:
     """Return this process's rank: torch.distributed's where it is in use, else torchrun's RANK."""
     distributed = sys.modules.get("torch.distributed")  # looked up, never imported
@@ -374,11 +215,3 @@ def current_rank() -> int:
 def _check_count(name: str, number: Any, least: int = 0) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ValueError(f"{name}() takes whole numbers from {least} on, got {number!r}")
-
-
-def _joined(word: str, left: str | None, right: str | None) -> str | None:
-    return f"({left} {word} {right})" if left and right else None
-
-
-def _bracket(inner: Filter, *kinds: type[Filter]) -> str:
-    return f"({inner!r})" if isinstance(inner, kinds) else repr(inner)

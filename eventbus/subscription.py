@@ -11,15 +11,14 @@ from blinker import ANY
 
 from eventbus.background import Background, as_background, refuse_held
 from eventbus.calling import NOT_DUE, Wants, check_wants, make_call, read_wants
+from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
-from eventbus.filters import Filter, as_filter
+from eventbus.handle import Handle
 from eventbus.handover import packing
 from eventbus.naming import check_label
 from eventbus.worker import Worker
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from eventbus.bus import EventBus
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
@@ -67,7 +66,7 @@ class Options:
         return cls(when, int(priority), sender, on_error, off_thread, once=once, label=label)
 
 
-class Subscription:
+class Subscription(Handle):
     """A handle on one handler's place on a bus; ended by `detach` or a `with` block.
 
     Attributes
@@ -172,17 +171,6 @@ class Subscription:
         """Tell, once only and to one thread only, that a `once` handler may be called."""
         return self._claim.acquire(blocking=False)
 
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.detach()
-
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_handle
 
@@ -229,7 +217,7 @@ class Receiver:
             check_wants(wants, declaration, self.subscription.bus.registry.known_fields())
         return make_call(wants, declaration)
 
-    # -- what a filter may ask (filters.Site)
+    # -- what a filter may ask (due.Site)
 
     def clock(self) -> Callable[[Event], int]:
         """Read the signal's clock field; where it has none, count its emissions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventbus.filters import Filter
+    from eventbus.due import Filter
     from eventbus.plan import PlannedCall
 
 __all__ = ["Windows"]
