@@ -143,7 +143,8 @@ def test_what_the_loop_goes_on_changing_cannot_be_named(bus: EventBus, held: str
 def test_the_filter_of_a_background_handler_is_asked_on_the_loops_thread(
     bus: EventBus, loop: Emitter
 ) -> None:
-    asked, steps = [], []
+    asked: list[threading.Thread] = []
+    steps: list[int] = []
 
     def odd(step: int, model: Any = None) -> bool:  # the loop's thread may look at the model
         asked.append(threading.current_thread())

@@ -184,7 +184,7 @@ def test_the_loop_does_not_wait_for_a_copy_from_the_gpu(
     bus: EventBus, loop: Emitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda, seen = FakeCuda(), []
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))  # type: ignore[arg-type]  # stands in for the module
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     bus.on("batch_finished", background=True)(lambda loss, batch: seen.append((loss, batch)))
     loss, batch = FakeTensor([1.0], device="cuda:0"), [FakeTensor([2.0], device="cuda:0")]
     loop.emit("batch_finished", epoch=1, step=1, loss=loss, batch=batch)
