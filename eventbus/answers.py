@@ -67,6 +67,12 @@ class Stop(Request):
 
     exit_code: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        code = self.exit_code
+        if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
+            raise TypeError(f"Stop: exit_code is a whole number or None; got {code!r}")
+
 
 @dataclass(frozen=True)
 class StopEpoch(Request):

@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import MethodType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from eventbus.answers import Answers, Request
@@ -21,7 +23,7 @@ from eventbus.frames import Underway, surrounding
 from eventbus.housekeeping import Housekeeping
 from eventbus.inbox import Inbox, Runs
 from eventbus.inert import inert_bus, silence_in_children
-from eventbus.naming import is_same, name_of
+from eventbus.naming import check_own_name, is_same, label_of, name_of
 from eventbus.registry import Registry
 from eventbus.state import RestoredState
 from eventbus.subscription import OnError, Options, Subscription
@@ -160,10 +162,15 @@ class EventBus:
         self, signals: tuple[Any, ...], name: str | None, options: Options
     ) -> Callable[[F], F]:
         names = self._names(signals)
+        check_own_name(name)
 
         def subscribe(handler: F) -> F:
             self._replace(handler)
-            self.registry.subscribe(handler, names, name or name_of(handler), options)
+            own = name_of(handler)
+            labelled = options
+            if name is None and isinstance(handler, MethodType):
+                labelled = replace(options, label=f"{own}.{label_of(handler)}")
+            self.registry.subscribe(handler, names, name or own, labelled)
             return handler
 
         return subscribe
@@ -221,6 +228,7 @@ class EventBus:
             "on_error": on_error,
             "background": background,
         }
+        check_own_name(name)
         self._replace(thing)
         return self.registry.attach(thing, name, overrides)
 
@@ -327,7 +335,8 @@ class EventBus:
     def answer(self, answer: Request, *, runs: Runs = "current", by: str = "bus.answer") -> None:
         """Give an answer from anywhere: any thread, an OS signal handler.
 
-        It is pending from the next emission on. `runs="all"` ends later runs on the bus too.
+        It is pending from the next emission on, in the runs that are there by now. `runs="all"`
+        ends later runs on the bus too: for an OS signal that may come before the run is opened.
 
         Examples
         --------

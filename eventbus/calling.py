@@ -52,20 +52,14 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
     Raises
     ------
     HandlerError
-        It is not callable, it is async or a generator, or it has no signature to read.
+        It is not callable, it is async, or it has no signature to read.
     """
     if not callable(target):
         raise HandlerError(f"{label} is not callable: got {target!r}", handler=label)
-    if is_async(target):
+    if is_async(target) or _is_of_kind(inspect.isasyncgenfunction, target):
         raise HandlerError(
             f"{label} is async: the bus calls handlers on the loop's thread and awaits nothing; "
             "write a plain function",
-            handler=label,
-        )
-    if _is_generator(target):
-        raise HandlerError(
-            f"{label} is a generator: the bus calls handlers and iterates over nothing, so its "
-            "body would never run; write a function without yield",
             handler=label,
         )
     try:
@@ -81,10 +75,25 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
     return Wants(target, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
-def _is_generator(target: Callable[..., Any]) -> bool:
-    kinds = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    call = getattr(target, "__call__", None)  # noqa: B004 - the method itself is looked at
-    return any(kind(each) for kind in kinds for each in (target, call))
+def _is_of_kind(kind: Callable[[Any], bool], target: Any) -> bool:
+    return kind(target) or kind(getattr(target, "__call__", None))  # noqa: B004 - looked at, not called
+
+
+def check_runs(wants: Wants, signal: str) -> None:
+    """Refuse a generator function where nobody would iterate over what it makes.
+
+    Raises
+    ------
+    HandlerError
+        Its body would silently never run. As a transform it may make a new value.
+    """
+    if _is_of_kind(inspect.isgeneratorfunction, wants.target):
+        raise HandlerError(
+            f"{wants.label} yields, so on signal {signal!r} its body would never run: "
+            "return what it has to say",
+            handler=wants.label,
+            signal=signal,
+        )
 
 
 def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str]) -> None:

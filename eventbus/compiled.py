@@ -34,14 +34,14 @@ import functools
 import linecache
 import sys
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from eventbus import dispatch
 from eventbus.answers import Answers
 from eventbus.calling import REQUIRED, Want
 from eventbus.declaration import CONTEXT
-from eventbus.event import Event
+from eventbus.event import MAPPINGS, Event
 from eventbus.frames import MARK, UNSENT, sent
 from eventbus.subscription import NOT_DUE, Receiver
 from eventbus.windows import Windows
@@ -153,6 +153,7 @@ class _Writer:
 
     def _body(self) -> None:
         self._check_clock()
+        self._show_mappings()
         always = [i for i, planned in enumerate(self.plan) if not _filtered(planned)]
         windowed = self._window()
         if windowed and not always:
@@ -201,6 +202,12 @@ class _Writer:
         if any(_filtered(planned) for planned in self.plan):
             asked.add(self.clock or "")
         return [name for name in self.fields if name in asked]
+
+    def _show_mappings(self) -> None:
+        for name in MAPPINGS:
+            if name in self.fields:
+                self._put(1, f"if {name}.__class__ is dict:")
+                self._put(2, f"{name} = _eb_view({name})")
 
     def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):
@@ -336,6 +343,7 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
         "_eb_not_due": NOT_DUE,
         "_eb_window": (1, 0),
         "_eb_need": _need,
+        "_eb_view": MappingProxyType,
         "_eb_event": functools.partial(Event, signal, emitter),
         "_eb_slow": port.slow,
         "_eb_settle": functools.partial(dispatch.settle, signal, emitter),
@@ -369,7 +377,9 @@ def _failed(
 ) -> Answers:
     traceback = error.__traceback__
     assert traceback is not None, "it was raised in the function's own frame"
-    index = handler_lines[traceback.tb_lineno]
+    index = handler_lines.get(traceback.tb_lineno)
+    if index is None:
+        raise error  # it was handed over, and dealt with, before it came here
     if isinstance(error, NotSentError):  # the handler was not called: the interpreter words it
         return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
     began = dispatch.Began(index, None, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Generic, ParamSpec
 
 from eventbus.errors import FieldError
@@ -142,6 +142,8 @@ def signal(
     """
 
     def declare(stub: Callable[P, None]) -> Declaration[P]:
+        if not isinstance(stub, FunctionType):
+            raise TypeError(f"a signal is declared by a stub, a function; got {stub!r}")
         return Declaration(stub.__name__, stub, clock, value)
 
     return declare

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.declaration import CONTEXT
 from eventbus.errors import FieldError, SignalError
-from eventbus.event import Event
+from eventbus.event import Event, read_only
 from eventbus.failures import blame, raise_all
 from eventbus.frames import interpreters, surrounding
 from eventbus.handover import Failure, LateError
@@ -98,7 +98,7 @@ def _run(
     if signal.begins:
         signal.begin(emitter)
     plan = signal.plan(emitter)
-    event = Event(signal, emitter, fields, extra, outer) if plan else None
+    event = Event(signal, emitter, read_only(fields), extra, outer) if plan else None
     return _run_event(signal, emitter, plan, event)
 
 

@@ -17,6 +17,18 @@ __all__ = ["Event"]
 
 _ABSENT = object()
 
+MAPPINGS = ("metrics", "learning_rates")
+"""The fields that are mappings: a dict that the loop gives is only shown, so that no handler can
+change what the others see."""
+
+
+def read_only(fields: dict[str, Any]) -> dict[str, Any]:
+    """Put a read-only view in place of each dict among the mappings."""
+    for name in MAPPINGS:
+        if type(fields.get(name)) is dict:
+            fields[name] = MappingProxyType(fields[name])
+    return fields
+
 
 class Event:
     """All of one emission, for a handler that names `event`.

@@ -110,8 +110,9 @@ def _marked_attributes(thing: Any) -> dict[str, tuple[Mark, ...]]:
     spaces = [*map(vars, reversed(type(thing).__mro__)), getattr(thing, "__dict__", {})]
     for space in spaces:
         for name, value in space.items():
-            # a static method wraps the function that is marked
-            marks = getattr(getattr(value, "__func__", value), _ATTRIBUTE, None)
+            # a static method wraps the function that is marked, or is marked itself
+            wrapped = getattr(value, "__func__", None)
+            marks = getattr(value, _ATTRIBUTE, getattr(wrapped, _ATTRIBUTE, None))
             if isinstance(marks, tuple):
                 marked[name] = marks
     return marked

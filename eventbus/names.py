@@ -18,6 +18,27 @@ NEAR = 0.8
 """From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a standard one."""
 
 
+_WORDS = {
+    "begin": "started",
+    "began": "started",
+    "start": "started",
+    "end": "finished",
+    "ended": "finished",
+    "done": "finished",
+    "completed": "finished",
+    "val": "validation",
+}
+"""What other frameworks call it."""
+
+
+def _plain(name: str) -> str:
+    words = name.lower().removeprefix("on_").split("_")
+    return "_".join(_WORDS.get(word, word) for word in words)
+
+
+_OTHER_WORDS = {_plain(name): name for name in STANDARD}
+
+
 def is_pattern(name: str) -> bool:
     """Tell whether a name stands for several signals."""
     return any(sign in name for sign in "*?[")
@@ -29,9 +50,12 @@ def covers(pattern: str, name: str) -> bool:
 
 
 def check_name(name: Any, *, strict: bool) -> None:
-    """Refuse an undeclared name that is near a standard one, or any where `strict`."""
+    """Refuse a pattern, an undeclared name near a standard one, and any where `strict`."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"a signal is named by a string or its declaration, got {name!r}")
+    if is_pattern(name):
+        message = f"{name!r} is a pattern: it may be subscribed to, but names no one signal"
+        raise SignalError(message, signal=name)
     near = near_standard(name)
     hint = f": did you mean {near!r}?" if near else ""
     if strict:
@@ -48,6 +72,9 @@ def check_name(name: Any, *, strict: bool) -> None:
 
 def near_standard(name: str) -> str | None:
     """Return the standard name that `name` looks like a slip of, or None."""
+    other = _OTHER_WORDS.get(_plain(name))
+    if other is not None:
+        return other
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
         for known in STANDARD

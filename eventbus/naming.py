@@ -6,7 +6,7 @@ import functools
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["check_label", "is_same", "label_of", "name_of", "redefinition_key"]
+__all__ = ["check_label", "check_own_name", "is_same", "label_of", "name_of", "redefinition_key"]
 
 
 def name_of(thing: Any) -> str:
@@ -38,6 +38,12 @@ def redefinition_key(handler: Any) -> tuple[str, str] | None:
     if "<" in name or name == "_":
         return None
     return handler.__module__, name
+
+
+def check_own_name(name: Any) -> None:
+    """Refuse a subscription's name that is no name: it goes into checkpoints and tables."""
+    if name is not None and (not isinstance(name, str) or not name):
+        raise TypeError(f"name= is a non-empty string; got {name!r}")
 
 
 def check_label(sender: Any) -> str | None:

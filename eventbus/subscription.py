@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blinker import ANY
 
 from eventbus.background import Background, as_background, refuse_held
-from eventbus.calling import NOT_DUE, Wants, check_wants, make_call, read_wants
+from eventbus.calling import NOT_DUE, Wants, check_runs, check_wants, make_call, read_wants
 from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
@@ -207,6 +207,8 @@ class Receiver:
     def check(self) -> Callable[[Event], Any]:
         """Hold what the handler asks for against the declaration, and make its call."""
         wants, worker = self.subscription.wants, self.subscription.worker
+        if self.signal.value is None or worker is not None:  # else it may make the new value
+            check_runs(wants, self.signal.name)
         if worker is None:
             return self._calling(wants)
         return worker.hand_over(self.subscription, self._calling(packing(wants)))
@@ -247,7 +249,9 @@ class Receiver:
     def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
         """Call a predicate as a handler is called."""
         label = f"the filter of handler {self.subscription.label!r}"
-        return self._calling(read_wants(target, label))
+        wants = read_wants(target, label)
+        check_runs(wants, self.signal.name)
+        return self._calling(wants)
 
     def when_called(self, tell: Callable[[], None]) -> None:
         """Have `tell` called each time that the handler is."""

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 __all__ = ["Mode", "Monitor", "as_number"]
@@ -50,7 +51,7 @@ class Monitor:
             raise TypeError(f"{self.owner} watches a metric by its key; got {self.metric!r}")
         if self.mode not in ("min", "max"):
             raise ValueError(f"{self.owner}: mode is 'min' or 'max', got {self.mode!r}")
-        if not 0.0 <= self.min_delta < math.inf:
+        if not isinstance(self.min_delta, Real) or not 0.0 <= self.min_delta < math.inf:
             raise ValueError(
                 f"{self.owner}: min_delta is finite and not negative, got {self.min_delta!r}"
             )

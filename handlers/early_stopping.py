@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from eventbus import Event, Filter, Priority, Stop, handles
@@ -200,6 +201,11 @@ class EarlyStopping:
 
 
 def _check(patience: int | None, stop_at: float | None, warmup: int, non_finite: NonFinite) -> None:
+    for name, count in (("patience", 1 if patience is None else patience), ("warmup", warmup)):
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise TypeError(f"EarlyStopping: {name} is a whole number; got {count!r}")
+    if stop_at is not None and not isinstance(stop_at, Real):
+        raise TypeError(f"EarlyStopping: stop_at is a number or None; got {stop_at!r}")
     if patience is not None and patience < 1:
         raise ValueError(
             f"EarlyStopping: patience is at least 1 (stop at the first observation without "

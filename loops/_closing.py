@@ -35,6 +35,9 @@ def noted(cause: BaseException) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """Word an exception in one line."""
-    text = str(error).partition("\n")[0]
+    """Word an exception in one line, whatever its own `__str__` does."""
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:  # noqa: BLE001 - it must not hide the failure that it is about
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

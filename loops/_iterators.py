@@ -237,7 +237,8 @@ class Validation(Iterator[T], Generic[T]):
                 raise RuntimeError(f"validation {self._name!r} inside validation {held.name!r}")
             self._span = held
         else:
-            self._span = spans.open_validation(self._name or "val", self)
+            name = "val" if self._name is None else self._name
+            self._span = spans.open_validation(name, self)
         self._cut_short(self._span)
         return self._span
 

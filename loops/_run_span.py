@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from eventbus import Stop
 from eventbus.loops._closing import Ending, described, noted
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._spans import Spans
 from eventbus.loops._state import LoopState
 
 if TYPE_CHECKING:
-    from eventbus import Emitter, EventBus, Stop
+    from eventbus import Emitter, EventBus
     from eventbus.loops._counts import Counts
 
 __all__ = ["RunSpan"]
@@ -42,13 +43,15 @@ class RunSpan:
         self.spans = Spans(emitter, counts)
         self._prefix = f"{label}." if outer else ""
         self._state: LoopState | None = None
-        self._stop: Stop | None = None
+        self._stops: tuple[Stop, ...] = ()
         self._has_finished = False
 
     @property
     def stop(self) -> Stop | None:
         """The `Stop` that is pending, or that ended it."""
-        return self.spans.pending().stop if self.outcome is None else self._stop
+        if self.outcome is None:
+            return self.spans.pending().stop
+        return self._stops[0] if self._stops else None
 
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
@@ -66,17 +69,17 @@ class RunSpan:
         try:
             self.spans.start()
             self.spans.close_all(Ending.LEFT)
-            self._stop = self.spans.pending().stop
+            self._note_stops()
             self._emit_finished()
         except BaseException as error:
             self.fail(error)
             raise
-        self._close("completed" if self._stop is None else "stopped")
+        self._close("stopped" if self._stops else "completed")
         self._exit()
 
     def fail(self, error: BaseException) -> None:
         """End the run after `error`; whatever handlers do meanwhile, each step is taken."""
-        self._stop = self.spans.pending().stop
+        self._note_stops()
         with ExitStack() as steps:  # taken from the last to the first, a second Ctrl-C or not
             steps.callback(_take, self._close, "failed", cause=error)
             steps.callback(_take, self._emit_failed, error, cause=error)
@@ -87,9 +90,13 @@ class RunSpan:
             if self.spans.validation is not None:  # its batch first, as a step of its own
                 steps.callback(_take, self.spans.validation.leave, Ending.FAILED, cause=error)
 
+    def _note_stops(self) -> None:
+        """Keep what ends the run: nothing is pending any more once it is closed."""
+        self._stops = tuple(one for one in self.spans.pending() if isinstance(one, Stop))
+
     def _emit_finished(self) -> None:
         self._has_finished = True
-        reason = "completed" if self._stop is None else self._stop.reason
+        reason = self._stops[0].reason if self._stops else "completed"
         self._emit("run_finished", reason=reason, metrics=Metrics(dict(self.spans.last)))
 
     def _emit_failed(self, error: BaseException) -> None:
@@ -110,10 +117,14 @@ class RunSpan:
                 self._state.detach(self._bus)
 
     def _exit(self) -> None:
-        """Leave the process as the `Stop` wants it, unless that is for an outer run to do."""
-        is_outers = self._outer is not None and self._outer.answers.stop is not None
-        if self._stop is not None and self._stop.exit_code is not None and not is_outers:
-            raise SystemExit(self._stop.exit_code)
+        """Leave the process if a `Stop` wants that, unless it is for an outer run to do.
+
+        The first that has an exit code: a SIGTERM after early stopping is still a SIGTERM.
+        """
+        outers = self._outer.answers.pending if self._outer is not None else ()
+        for stop in self._stops:
+            if stop.exit_code is not None and stop not in outers:
+                raise SystemExit(stop.exit_code)
 
 
 def _take(step: Callable[..., None], *args: Any, cause: BaseException) -> None:

@@ -101,6 +101,8 @@ class Spans:
 
         A step that was reported is finished first; one that was not stays open around it.
         """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a validation is named by a non-empty string; got {name!r}")
         self.start()
         self.close_left()
         self._close_validation("run.validation()")

@@ -121,6 +121,9 @@ def named_parts(
     extra: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return all that has a `state_dict`, by the key of its part."""
+    for name, given in {**several, "state": extra}.items():
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name}= takes a dict, by name; got {given!r}")
     parts = {key: part for key, part in single.items() if hasattr(part, "state_dict")}
     for group, members in several.items():
         for name, part in (members or {}).items():

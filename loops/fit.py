@@ -76,7 +76,7 @@ def fit(
     >>> run.outcome
     'completed'
     """
-    _check(scheduler, validation_loader)
+    _check(scheduler, validation_loader, metrics)
     place = _chosen(device)
     model.to(place)
     with Run(bus, model=model, optimizer=optimizer, scheduler=scheduler) as run:
@@ -141,7 +141,9 @@ def _wanted_by(scheduler: Any, run: Run) -> tuple[float, ...]:
     return ()
 
 
-def _check(scheduler: Any, validation_loader: Any) -> None:
+def _check(scheduler: Any, validation_loader: Any, metrics: Any) -> None:
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(f"fit: metrics= takes a dict, by name; got {metrics!r}")
     if isinstance(scheduler, ReduceLROnPlateau) and validation_loader is None:
         raise ValueError("ReduceLROnPlateau reads val_loss: give fit a validation_loader")
 

@@ -273,3 +273,9 @@ def test_ignored_values_are_not_logged(
     with caplog.at_level(logging.WARNING, logger="eventbus"):
         loop.emit("batch_finished", epoch=1, step=1)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("code", ["143", 1.5, True])
+def test_an_exit_code_is_a_whole_number(code: Any) -> None:
+    with pytest.raises(TypeError, match="exit_code is a whole number"):
+        Stop("SIGTERM", exit_code=code)

@@ -242,3 +242,12 @@ def test_background_takes_options_and_nothing_else(bus: EventBus) -> None:
     with pytest.raises(TypeError) as caught:
         bus.on("batch_finished", background="thread")  # type: ignore[arg-type]
     assert_says(caught.value, "Background(...)", "'thread'")
+
+
+def test_a_generator_is_refused_as_it_makes_no_value_in_the_background(bus: EventBus) -> None:
+    def every_other(loader: Any) -> Any:
+        yield from loader
+
+    with pytest.raises(HandlerError) as caught:
+        bus.on("loader_opened", background=True)(every_other)
+    assert_says(caught.value, "every_other", "yields", "never run")

@@ -137,6 +137,37 @@ def test_an_answer_is_heard_and_the_handlers_after_it_run(bus: EventBus, loop: E
     assert loop.emit("batch_finished", epoch=1, step=4).stop == answers.stop
 
 
+def test_a_failure_after_an_answer_is_blamed_on_who_failed(bus: EventBus, loop: Emitter) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise ArithmeticError("three")
+
+    bus.on("batch_finished", name="enough")(lambda step: Stop("enough") if step == 3 else None)
+    bus.on("batch_finished", name="culprit")(fail)
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    with pytest.raises(ArithmeticError) as caught:
+        steps(loop, 3)
+    assert [note.count("culprit") for note in caught.value.__notes__] == [1]
+    assert not bus.underway
+    assert loop.answers.stop is not None
+
+
+def test_a_failure_among_very_many_handlers_is_blamed_too(bus: EventBus, loop: Emitter) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise ArithmeticError("three")
+
+    for index in range(UNROLLED + 1):
+        bus.on("batch_finished")(keep([], index))
+    bus.on("batch_finished", name="culprit")(fail)
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    with pytest.raises(ArithmeticError) as caught:
+        steps(loop, 3)
+    assert [note.count("culprit") for note in caught.value.__notes__] == [1]
+
+
 def test_a_field_that_is_missing_later_is_named(bus: EventBus, loop: Emitter) -> None:
     bus.on("batch_finished", name="log_loss")(lambda step, loss: None)
     for step in (1, 2):

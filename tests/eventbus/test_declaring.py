@@ -273,3 +273,9 @@ def test_the_emitters_typed_path_has_its_sender_and_context(bus: EventBus) -> No
 
 def test_the_docstring_is_the_signals() -> None:
     assert "sample was drawn" in (EventBus().signal(sample_drawn).__doc__ or "")
+
+
+@pytest.mark.parametrize("wrong", ["sample_drawn", 3, Field])
+def test_a_signal_is_declared_by_a_function(bus: EventBus, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="declared by a stub, a function"):
+        bus.declare(wrong)

@@ -268,3 +268,54 @@ def test_a_handler_with_plain_star_args_gets_no_positional_surprise(
     bus.on("batch_finished")(note)
     loop.emit("batch_finished", epoch=1, step=2)
     assert seen == [(), 2]
+
+
+def test_an_async_generator_is_refused_when_it_subscribes(bus: EventBus) -> None:
+    async def waiting(step: int) -> Any:
+        yield step
+
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("batch_finished")(waiting)
+    assert_says(caught.value, "waiting", "async")
+
+
+def test_a_generator_whose_body_would_never_run_is_refused(bus: EventBus) -> None:
+    def yielding(step: int) -> Any:
+        yield step
+
+    for subscribe in (
+        bus.on("batch_finished"),
+        bus.on("kittens_born"),
+        lambda generator: bus.on("batch_finished", when=generator)(print_nothing),
+    ):
+        with pytest.raises(MISTAKE) as caught:
+            subscribe(yielding)
+        assert_says(caught.value, "yields", "never run")
+    assert bus.subscriptions == ()
+
+
+def print_nothing() -> None: ...
+
+
+def test_a_generator_may_make_the_value_of_a_transform(bus: EventBus, loop: Emitter) -> None:
+    @bus.on("loader_opened")
+    def every_other(loader: Any) -> Any:
+        for index, batch in enumerate(loader):
+            if index % 2 == 0:
+                yield batch
+
+    assert list(loop.transform("loader_opened", [1, 2, 3], epoch=1)) == [1, 3]
+
+
+def test_no_handler_can_change_the_metrics_that_others_see(bus: EventBus, loop: Emitter) -> None:
+    seen: list[float] = []
+
+    @bus.on("batch_finished")
+    def change(metrics: dict[str, float]) -> None:
+        with pytest.raises(TypeError):
+            metrics["loss"] = 0.0
+
+    bus.on("batch_finished")(lambda metrics: seen.append(metrics["loss"]))
+    for step in range(20):
+        loop.emit("batch_finished", epoch=1, step=step, metrics={"loss": 0.5})
+    assert seen == [0.5] * 20

@@ -125,3 +125,27 @@ def test_methods_of_one_object_run_in_the_order_they_are_written(
     bus.attach(Ordered())
     loop.emit("run_started")
     assert seen == ["zeta", "alpha"]
+
+
+def test_marks_stand_above_or_below_static_and_class_methods(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    class Report:
+        @handles("epoch_finished")
+        @staticmethod
+        def above() -> None:
+            seen.append("above")
+
+        @staticmethod
+        @handles("epoch_finished")
+        def below() -> None:
+            seen.append("below")
+
+        @handles("epoch_finished")
+        @classmethod
+        def of_class(cls) -> None:
+            seen.append(cls.__name__)
+
+    bus.attach(Report())
+    run_epochs(loop, 1)
+    assert seen == ["above", "below", "Report"]

@@ -42,3 +42,28 @@ def test_an_undeclared_signal_works_unchecked(bus: EventBus, loop: Emitter) -> N
     bus.on("kittens_born")(lambda number: seen.append(number))
     loop.emit("kittens_born", number=5, unrelated="yes")
     assert seen == [5]
+
+
+def test_a_pattern_names_no_signal_to_emit(bus: EventBus, loop: Emitter) -> None:
+    for use in (loop.emit, bus.emit, bus.signal):
+        with pytest.raises(MISTAKE) as caught:
+            use("batch_*")
+        assert_says(caught.value, "batch_*", "is a pattern")
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [
+        ("on_epoch_end", "epoch_finished"),
+        ("batch_begin", "batch_started"),
+        ("validation_finished", "validation_done"),
+        ("val_done", "validation_done"),
+        ("on_validation_batch_end", "validation_batch_finished"),
+    ],
+)
+def test_what_other_frameworks_call_it_is_an_error_with_our_name(
+    bus: EventBus, other: str, ours: str
+) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on(other)(lambda: None)
+    assert_says(caught.value, other, "did you mean", repr(ours))

@@ -449,6 +449,23 @@ def test_wrong_argument_is_refused_when_it_is_made(arguments: Any, message: str)
         EarlyStopping(**arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"patience": "3"},
+        {"patience": 2.5},
+        {"patience": True},
+        {"warmup": None},
+        {"stop_at": "0.1"},
+        {"min_delta": "0.1"},
+    ],
+)
+def test_argument_of_another_type_is_refused_by_name(arguments: Any) -> None:
+    (name,) = arguments
+    with pytest.raises((TypeError, ValueError), match=f"EarlyStopping: {name} is .*got"):
+        EarlyStopping(**arguments)
+
+
 @pytest.mark.parametrize("metric", ["", None, 3])
 def test_metric_is_a_key(metric: Any) -> None:
     with pytest.raises(TypeError, match="watches a metric by its key"):

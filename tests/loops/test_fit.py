@@ -254,3 +254,18 @@ def test_fit_goes_on_with_workers_in_the_loader(bus: EventBus) -> None:
     parts = setup()
     workers = DataLoader(parts.train.dataset, batch_size=5, num_workers=2)
     assert fit(bus, **parts.arguments(train_loader=workers, epochs=1)).step == 5
+
+
+def test_metrics_are_given_by_name(bus: EventBus) -> None:
+    model = nn.Linear(1, 1)
+    wrong: Any = [functional.l1_loss]
+    with pytest.raises(TypeError, match="metrics= takes a dict"):
+        fit(
+            bus,
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters()),
+            loss_fn=functional.mse_loss,
+            train_loader=[],
+            epochs=1,
+            metrics=wrong,
+        )

@@ -688,3 +688,47 @@ def test_run_refuses_what_is_no_count(bus: EventBus, count: object) -> None:
             run.epochs(count)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="accumulate must be an int"):
             run.batches([], accumulate=count)  # type: ignore[arg-type]
+
+
+def test_a_later_stop_with_an_exit_code_leaves_the_process_too(bus: EventBus) -> None:
+    answer_on(bus, "batch_finished", Stop("enough"), step=1)
+    answer_on(bus, "epoch_interrupted", Stop("SIGTERM", exit_code=143))
+    runs: list[Run] = []
+
+    def body() -> None:
+        with Run(bus) as run:
+            runs.append(run)
+            for _ in run.epochs(1):
+                for _ in run.batches(BATCHES):
+                    run.report(loss=1.0)
+
+    error = caught(SystemExit, body)
+    assert isinstance(error, SystemExit)
+    (run,) = runs
+    assert run.stop is not None
+    assert (error.code, run.outcome, run.stop.reason) == (143, "stopped", "enough")
+
+
+class UnspeakableError(Exception):
+    """Its words are an error of their own."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_failure_that_cannot_be_worded_closes_the_run_as_any_other(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    first = UnspeakableError()
+
+    def body() -> None:
+        with Run(bus) as run:
+            for _ in run.epochs(1):
+                raise first
+
+    assert caught(UnspeakableError, body) is first
+    assert [line.partition(" ")[0] for line in transcript.lines[-3:]] == [
+        "epoch_interrupted",
+        "run_failed",
+        "run_closed",
+    ]

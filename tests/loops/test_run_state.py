@@ -292,3 +292,10 @@ def test_two_states_under_one_key_are_an_error(bus: EventBus) -> None:
     Saver(bus, "run_finished")
     with pytest.raises(AttachError, match="'model'"), Run(bus, model=nn.Linear(1, 1)):
         pass
+
+
+@pytest.mark.parametrize("given", ["models", "optimizers", "state"])
+def test_what_is_given_by_name_is_a_dict(bus: EventBus, given: str) -> None:
+    wrong: dict[str, Any] = {given: [nn.Linear(1, 1)]}
+    with pytest.raises(TypeError, match=f"{given}= takes a dict"):
+        Run(bus, **wrong)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eventbus import EventBus, Stop, StopEpoch
@@ -309,3 +311,12 @@ def test_loops_in_a_validation_block_are_refused(bus: EventBus) -> None:
             pass
         with pytest.raises(RuntimeError, match="'test' inside validation 'val'"):
             next(run.validate([1], name="test"))
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_the_name_of_a_validation_is_a_non_empty_string(bus: EventBus, name: Any) -> None:
+    with Run(bus) as run:
+        with pytest.raises(TypeError, match="a validation is named by a non-empty string"):
+            next(run.validate([1], name=name))
+        with pytest.raises(TypeError, match="got"), run.validation(name):
+            pass

@@ -131,3 +131,22 @@ def test_a_stop_for_all_runs_ends_the_later_ones_too(bus: EventBus) -> None:
         with Run(bus) as run:
             assert list(run.epochs(3)) == []
         assert run.outcome == "stopped"
+
+
+def test_the_exit_code_of_an_inner_stop_is_raised_though_the_outer_run_is_stopping(
+    bus: EventBus,
+) -> None:
+    @bus.on("run_started", sender="inner")
+    def leave() -> Stop:
+        return Stop("disk full", exit_code=3)
+
+    def body() -> None:
+        with Run(bus) as outer:
+            for _ in outer.batches([1, 2]):
+                bus.answer(Stop("enough"))
+                with Run(bus, name="inner") as inner:
+                    assert list(inner.batches([1])) == []
+
+    error = caught(SystemExit, body)
+    assert isinstance(error, SystemExit)
+    assert error.code == 3
