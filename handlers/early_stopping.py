@@ -126,10 +126,17 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     @handles("run_started", priority=Priority.DECIDE)
-    def reset(self, resumed_from: str | None = None) -> None:
-        """Forget all of an earlier run, unless this one goes on from a checkpoint."""
+    def reset(self, resumed_from: str | None = None) -> Stop | None:
+        """Forget all of an earlier run, unless this one goes on from a checkpoint.
+
+        A run that was stopped here is stopped again at once, not an observation later; more
+        patience lets it go on.
+        """
         if resumed_from is None:
             self._start_over()
+        if not self.observations:
+            return None
+        return self._verdict(math.nan if self.best is None else self.best)
 
     def decide(self, event: Event) -> Stop | None:
         """Take one observation, and say whether the run should stop."""

@@ -479,3 +479,23 @@ def test_unknown_signal_is_refused_when_it_is_attached() -> None:
 
 def test_monitor_takes_any_finite_value_for_better_than_none() -> None:
     assert Monitor("X", "m", min_delta=100.0).improves(5.0, None)
+
+
+@pytest.mark.parametrize(
+    ("patience", "reason"),
+    [(2, "val_loss has not improved on 0.5 (epoch 1, step 10) for 2 observations"), (3, None)],
+)
+def test_a_run_that_was_stopped_is_stopped_again_when_it_is_resumed(
+    patience: int, reason: str | None
+) -> None:
+    stopped = EarlyStopping("val_loss", patience=2)
+    before = Loop(stopped)
+    before.start()
+    for loss in (0.5, 0.6, 0.7):
+        before.validate(val_loss=loss)
+    resumed = EarlyStopping("val_loss", patience=patience)
+    after = Loop(resumed)
+    resumed.load_state_dict(stopped.state_dict())
+    after.start(resumed_from="x")
+    stop = after.emitter.answers.stop
+    assert (stop and stop.reason.partition(" (patience")[0]) == reason
