@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eventbus.answers import Answer, Answers, Restored, SkipBatch, State, Stop, StopEpoch
 from eventbus.attachment import Attachment
+from eventbus.background import Background
 from eventbus.bus import EventBus
 from eventbus.declaration import Declaration, Field, signal
 from eventbus.emitter import Emitter
@@ -21,6 +22,7 @@ __all__ = [
     "Answers",
     "AttachError",
     "Attachment",
+    "Background",
     "Declaration",
     "Emitter",
     "Event",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import AttachError
@@ -12,6 +13,7 @@ from eventbus.marks import Mark, find_marks
 from eventbus.naming import label_of, name_of
 from eventbus.state import StatePart, has_state
 from eventbus.subscription import Options
+from eventbus.worker import Worker
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -51,6 +53,7 @@ class Attachment(Handle):
         self.subscriptions: list[Subscription] = []
         self.bus: EventBus | None = None
         self.has_state = False
+        self.worker: Worker | None = None  # of all its background handlers
 
     def detach(self) -> None:
         """End all its subscriptions, from the next emission on; once more does nothing."""
@@ -58,6 +61,23 @@ class Attachment(Handle):
             subscription.detach()
         if self.bus is not None:
             self.bus.registry.forget(self.thing)
+
+    def worker_for(self, options: Options) -> Worker | None:
+        """Return what calls a handler of the thing off the loop's thread, where asked for.
+
+        There is one for all of them: what runs in order and never at once needs no lock.
+        """
+        if options.background is None:
+            return None
+        if self.worker is None:
+            self.worker = Worker(options.background, self.name)
+        if self.worker.background != options.background:
+            raise AttachError(
+                f"the handlers of {self.name} share one thread in the background: give them the "
+                f"same options, got {self.worker.background} and {options.background}",
+                handler=self.name,
+            )
+        return self.worker
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_handle
@@ -99,7 +119,7 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
         only_life = all(each.is_life for each in planned)
         for each in planned:
             filtered = only_life or not each.is_life
-            subscription = _subscribe(bus, each, attachment.name, overrides, filtered=filtered)
+            subscription = _subscribe(bus, each, attachment, overrides, filtered=filtered)
             attachment.subscriptions.append(subscription)
         if stateful:
             _join_state(bus, attachment, overrides.get("sender"))
@@ -112,14 +132,20 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
 
 def _plan(thing: Any, name: str, found: tuple[str, Callable[..., Any], Mark]) -> Planned:
     attribute, handler, mark = found
-    label = name if handler is thing else f"{name}.{attribute}"
+    is_whole = handler is thing and not isinstance(thing, MethodType)
+    label = name if is_whole else f"{name}.{attribute}"
     return Planned(handler, label, mark)
 
 
 def _subscribe(
-    bus: EventBus, planned: Planned, name: str, overrides: Mapping[str, Any], *, filtered: bool
+    bus: EventBus,
+    planned: Planned,
+    attachment: Attachment,
+    overrides: Mapping[str, Any],
+    *,
+    filtered: bool,
 ) -> Subscription:
-    mark = planned.mark
+    mark, name = planned.mark, attachment.name
     chosen = {
         key: overrides[key] if overrides.get(key) is not None else getattr(mark, key)
         for key in ("when", "priority", "sender", "on_error", "background")
@@ -128,7 +154,9 @@ def _subscribe(
         chosen["when"] = mark.when
     label = mark.name or planned.label
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
-    return bus.registry.subscribe(planned.handler, mark.signals, mark.name or name, options)
+    return bus.registry.subscribe(
+        planned.handler, mark.signals, mark.name or name, options, attachment.worker_for(options)
+    )
 
 
 def _check_state_name(bus: EventBus, name: str, stateful: bool) -> None:
@@ -142,7 +170,8 @@ def _check_state_name(bus: EventBus, name: str, stateful: bool) -> None:
 
 def _join_state(bus: EventBus, attachment: Attachment, sender: str | None) -> None:
     attachment.has_state = True
-    part = StatePart(attachment.name, attachment.thing)
+    settle = attachment.worker.settle if attachment.worker is not None else None
+    part = StatePart(attachment.name, attachment.thing, settle)
     for handler, signal in ((part.give, "state_requested"), (part.take, "state_restored")):
         label = f"{attachment.name}.{label_of(handler)}"
         options = Options.checked(sender=sender, label=label)

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from eventbus.answers import Answers, Request
 from eventbus.attachment import Attachment
+from eventbus.background import Background
 from eventbus.declaration import Declaration, signal
 from eventbus.describe import describe
 from eventbus.emitter import Emitter, of_the_call
@@ -22,7 +23,7 @@ from eventbus.frames import Underway, surrounding
 from eventbus.housekeeping import Housekeeping
 from eventbus.inbox import Inbox, Runs
 from eventbus.inert import inert_bus, silence_in_children
-from eventbus.naming import check_own_name, label_of, name_of
+from eventbus.naming import check_own_name, is_same, label_of, name_of
 from eventbus.registry import Registry
 from eventbus.state import RestoredState
 from eventbus.subscription import OnError, Options, Subscription
@@ -92,7 +93,7 @@ class EventBus:
         sender: str | None = None,
         name: str | None = None,
         on_error: OnError = "raise",
-        background: Any = None,
+        background: Background | bool | None = None,
     ) -> Callable[[F], F]:
         """Subscribe the decorated callable, which is returned unchanged.
 
@@ -112,6 +113,9 @@ class EventBus:
             For messages and tables; else the function's.
         on_error
             "raise" lets a failure reach the loop, "isolate" logs and counts it.
+        background
+            True, or a `Background` with a queue of another size: call it on a thread of its own,
+            which the loop does not wait for. It cannot name the model or the optimizer.
 
         Raises
         ------
@@ -139,7 +143,7 @@ class EventBus:
         sender: str | None = None,
         name: str | None = None,
         on_error: OnError = "raise",
-        background: Any = None,
+        background: Background | bool | None = None,
     ) -> Callable[[F], F]:
         """Subscribe as `on` does, for one call.
 
@@ -193,7 +197,7 @@ class EventBus:
         sender: str | None = None,
         name: str | None = None,
         on_error: OnError | None = None,
-        background: Any = None,
+        background: Background | bool | None = None,
     ) -> Attachment:
         """Subscribe every mark that an object, a module or a function has; see `handles`.
 
@@ -241,8 +245,10 @@ class EventBus:
         >>> bus.detach(report)
         >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
         """
-        attachments = [a for a in self.registry.attachments if a.thing is thing or a is thing]
-        subscriptions = [s for s in self.subscriptions if _is_same(s.handler, thing) or s is thing]
+        attachments = [
+            a for a in self.registry.attachments if is_same(a.thing, thing) or a is thing
+        ]
+        subscriptions = [s for s in self.subscriptions if is_same(s.handler, thing) or s is thing]
         if not attachments and not subscriptions:
             raise AttachError(f"{thing!r} is not attached to this bus")
         for attachment in attachments:
@@ -499,8 +505,3 @@ class EventBus:
         """Call nobody any more: this is a copy in a forked child."""
         self.inert = True
         self.registry.renew_locks()
-
-
-def _is_same(handler: Any, thing: Any) -> bool:
-    # A bound method is made anew each time that it is named; other equal things are still two.
-    return handler is thing or (isinstance(thing, MethodType) and bool(handler == thing))

@@ -16,6 +16,9 @@ from eventbus.wire import is_async
 if TYPE_CHECKING:
     from eventbus.event import Event
 
+NOT_DUE: Any = object()
+"""What a receiver returns in place of a result where its handler was not called, or not yet."""
+
 Call = Callable[["Event"], Any]
 Getter = Callable[["Event"], Any]
 

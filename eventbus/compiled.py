@@ -231,14 +231,19 @@ class _Writer:
             self._put(depth, f"if {test}:")
             depth += 1
         arguments = self._arguments(planned)
-        if arguments is None or (_filtered(planned) and not self._is_exact(planned)):
+        with_event = arguments is None or (_filtered(planned) and not self._is_exact(planned))
+        if arguments is None or with_event:
             self._call_with_event(depth, index, planned)
         else:
             self._call_directly(depth, index, planned, arguments)
         if planned.isolated:
-            self.names[f"_eb_s{index}"] = planned.receiver.subscription  # type: ignore[union-attr]  # plain receivers are not isolated
-            self._put(depth, f"if _eb_s{index}.failures_in_a_row:")
-            self._put(depth + 1, f"_eb_s{index}.failures_in_a_row = 0")
+            self._succeeded(depth, index, planned, "_eb_r is None and " if with_event else "")
+
+    def _succeeded(self, depth: int, index: int, planned: PlannedCall, called: str) -> None:
+        assert planned.receiver is not None, "plain receivers are not isolated"
+        self.names[f"_eb_s{index}"] = planned.receiver.subscription
+        self._put(depth, f"if {called}_eb_s{index}.failures_in_a_row:")
+        self._put(depth + 1, f"_eb_s{index}.failures_in_a_row = 0")
 
     def _test(self, planned: PlannedCall) -> str | None:
         if not _filtered(planned) or self.clock is None:
@@ -282,6 +287,8 @@ class _Writer:
         receiver = planned.receiver
         if receiver is None or receiver.subscription.wants.takes_rest:
             return None
+        if receiver.subscription.worker is not None:
+            return None  # it is not called here
         texts = [self._argument(receiver, want) for want in receiver.subscription.wants.each]
         return None if None in texts else ", ".join(map(str, texts))
 

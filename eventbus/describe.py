@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event_signal import EventSignal
-    from eventbus.subscription import Receiver
+    from eventbus.subscription import Receiver, Subscription
 
 
 def describe(bus: EventBus, *, never_ran: bool) -> str:
@@ -42,6 +42,7 @@ def _row(bus: EventBus, receiver: Receiver) -> tuple[str, ...]:
         f"sender {subscription.sender}" if subscription.sender else "",
         "isolated" if subscription.isolated else "",
         "once" if subscription.options.once else "",
+        *_background(subscription),
         "switched off" if subscription.switched_off else "",
     ]
     about = ", ".join(note for note in notes if note)
@@ -51,6 +52,13 @@ def _row(bus: EventBus, receiver: Receiver) -> tuple[str, ...]:
     cost = bus.timing.row(subscription.label, receiver.signal.name)
     calls, duration_s = (cost.calls, cost.duration_s) if cost is not None else (0, 0.0)
     return (*row, f"{calls} call{'' if calls == 1 else 's'}", f"{1000 * duration_s:.2f} ms")
+
+
+def _background(subscription: Subscription) -> tuple[str, ...]:
+    if subscription.worker is None:
+        return ()
+    dropped = subscription.worker.dropped
+    return ("background", f"{dropped} dropped") if dropped else ("background",)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -9,15 +9,16 @@ the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops 
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.declaration import CONTEXT
-from eventbus.errors import FieldError, HandlerError, SignalError
+from eventbus.errors import FieldError, SignalError
 from eventbus.event import Event, read_only
 from eventbus.failures import blame, raise_all
 from eventbus.frames import interpreters, surrounding
+from eventbus.handover import Failure, LateError
+from eventbus.results import answers_in, refuse_mistakes
 from eventbus.subscription import NOT_DUE
 
 if TYPE_CHECKING:
@@ -192,10 +193,26 @@ def _call_each(plan: Plan, event: Event, given: Given, failed: list[Exception]) 
 
 
 def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Exception]:
+    if isinstance(error, LateError):
+        return [each for late in error.failures for each in _failed_late(late, event.emitter)]
     if not planned.isolated:
         return [blame(error, planned.label, event)]
+    assert planned.receiver is not None, "plain receivers are not isolated"
+    subscription = planned.receiver.subscription
+    subscription.failures_in_a_row += 1
+    return _isolated(Failure(error, subscription, event), event.emitter)
+
+
+def _failed_late(late: Failure, emitter: Emitter) -> list[Exception]:
+    if late.subscription.isolated:
+        return _isolated(late, emitter)
+    return [blame(late.error, late.subscription.label, late.event)]
+
+
+def _isolated(failure: Failure, emitter: Emitter) -> list[Exception]:
+    error, subscription, event = failure
     try:
-        event.emitter.bus.failures.isolate(planned, error, event)
+        emitter.bus.failures.isolate(subscription, error, event, emitter)
     except Exception as second:  # noqa: BLE001 - a listener to `handler_failed` that raises
         return [second]
     return []
@@ -205,32 +222,15 @@ def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Except
 
 
 def _accept(result: Any, planned: PlannedCall, event: Event, given: Given) -> None:
-    answers = _answers_in(result, planned)
+    answers = answers_in(result, planned.label)
     for answer in answers:
         given.append((planned.by, _signed(answer, planned.by, event)))
     if answers or planned.receiver is None:
         return  # a plain blinker receiver may return what it likes
     key = event.signal.value
-    _refuse_mistakes(result, planned)
+    refuse_mistakes(result, planned.label)
     if key is not None and planned.may_replace:
         event._fields[key] = result
-
-
-def _is_answer(result: Any) -> bool:
-    return issubclass(type(result), Answer)  # isinstance would believe a Mock
-
-
-def _answers_in(result: Any, planned: PlannedCall) -> list[Answer]:
-    if _is_answer(result):
-        return [result]
-    if not isinstance(result, list | tuple) or not any(map(_is_answer, result)):
-        return []
-    answers = [one for one in result if one is not None]
-    for one in answers:
-        if not _is_answer(one):
-            message = f"handler {planned.label!r} returned {one!r} among its answers"
-            raise HandlerError(message, handler=planned.label)
-    return answers
 
 
 def _signed(answer: Answer, by: str, event: Event) -> Answer:
@@ -238,20 +238,6 @@ def _signed(answer: Answer, by: str, event: Event) -> Answer:
         answer = answer.signed(by)
         event.emitter.pending.accept(answer)
     return answer
-
-
-def _refuse_mistakes(result: Any, planned: PlannedCall) -> None:
-    (first, *_) = result if isinstance(result, list | tuple) and result else (result,)
-    if isinstance(result, bool):
-        text = f"{result}, which decides nothing: return Stop('why'), or None"
-    elif isinstance(first, type) and issubclass(first, Answer):
-        text = f"the class {first.__name__}: return {first.__name__}('why')"
-    elif isinstance(result, Coroutine):
-        result.close()  # else Python warns that it was never awaited
-        text = "a coroutine: the bus awaits nothing, write a plain function"
-    else:
-        return
-    raise HandlerError(f"handler {planned.label!r} returned {text}", handler=planned.label)
 
 
 # -- stop_requested

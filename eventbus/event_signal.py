@@ -38,6 +38,9 @@ BEGINS: dict[str, Kinds] = {
     "batch_loaded": (SkipBatch,),
 }
 
+SHAPES = 256
+"""So many sets of field names are remembered as checked, for each signal."""
+
 
 class EventSignal(OrderedNamedSignal, Generic[P]):
     """One signal on one bus; a `blinker.NamedSignal`. Made by `bus.signal`.
@@ -189,7 +192,10 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         shape = tuple(fields)
         known = self._shapes.get(shape)
         if known is None:
-            known = self._shapes[shape] = self._look_at(shape)
+            known = self._look_at(shape)
+            if len(self._shapes) >= SHAPES:  # names made up at run time never end
+                self._shapes.clear()
+            self._shapes[shape] = known
         return known
 
     def refuse_context(self, fields: dict[str, Any]) -> None:

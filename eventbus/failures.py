@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from eventbus.emitter import Emitter
     from eventbus.event import Event
-    from eventbus.plan import PlannedCall
+    from eventbus.subscription import Subscription
 
 __all__ = ["Failures", "blame", "raise_all"]
 
@@ -64,21 +65,18 @@ class Failures:
         self._counts: Counter[str] = Counter()
         self._logged: set[tuple[str, type]] = set()
 
-    def isolate(self, planned: PlannedCall, error: Exception, event: Event) -> None:
-        """Keep a failure from the loop."""
-        assert planned.receiver is not None, "plain receivers raise"
-        subscription = planned.receiver.subscription
-        self._counts[planned.label] += 1
-        subscription.failures_in_a_row += 1
-        self._log_first(planned.label, error, event)
-        self._tell(planned.label, error, event)
-        if subscription.failures_in_a_row >= IN_A_ROW and not subscription.switched_off:
-            subscription.switched_off = True
-            subscription.changed()
-            log.warning(
-                "handler %r failed %d times in a row: switched off", planned.label, IN_A_ROW
-            )
-        error.__traceback__ = None  # its frames would keep the batch alive
+    def isolate(
+        self, subscription: Subscription, error: Exception, event: Event, emitter: Emitter
+    ) -> None:
+        """Keep a failure on `event` from the loop; `emitter` tells of it."""
+        label = subscription.label
+        self._counts[label] += 1
+        self._log_first(label, error, event)
+        _switch_off(subscription)  # first: who is told may raise
+        try:
+            self._tell(label, error, event, emitter)
+        finally:
+            error.__traceback__ = None  # its frames would keep the batch alive
 
     def _log_first(self, label: str, error: Exception, event: Event) -> None:
         if (label, type(error)) in self._logged:
@@ -86,13 +84,14 @@ class Failures:
         self._logged.add((label, type(error)))
         log.error("handler %r failed, training goes on: %s", label, event.where(), exc_info=error)
 
-    def _tell(self, label: str, error: Exception, event: Event) -> None:
+    def _tell(self, label: str, error: Exception, event: Event, emitter: Emitter) -> None:
         at: Event | None = event
         while at is not None:
             if at.name == "handler_failed":
                 return  # a failing listener to failures is not told of itself
             at = at.outer
-        event.emitter.emit("handler_failed", handler=label, signal=event.name, exception=error)
+        place = {name: event._fields[name] for name in ("epoch", "step") if name in event._fields}
+        emitter.emit("handler_failed", handler=label, signal=event.name, exception=error, **place)
 
     def sum_up(self) -> None:
         """Log how often each failed since the last time."""
@@ -101,6 +100,14 @@ class Failures:
         if counts:
             text = ", ".join(f"{label} ({count})" for label, count in counts.items())
             log.warning("handlers that failed while training went on: %s", text)
+
+
+def _switch_off(subscription: Subscription) -> None:
+    if subscription.failures_in_a_row < IN_A_ROW or subscription.switched_off:
+        return
+    subscription.switched_off = True
+    subscription.changed()
+    log.warning("handler %r failed %d times in a row: switched off", subscription.label, IN_A_ROW)
 
 
 def describe_error(error: Any) -> str:

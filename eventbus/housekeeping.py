@@ -1,7 +1,7 @@
 """What the bus itself does about signals, as an ordinary subscriber to them.
 
-It sums up failures when a run is closed, keeps restored state for handlers attached later, and puts
-the counts of filters into checkpoints.
+When a run is closed it waits for background handlers and sums up failures; it keeps restored state
+for handlers attached later, and puts the counts of filters into checkpoints.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus.answers import State
 from eventbus.state import RestoredState
 from eventbus.subscription import Options
+from eventbus.worker import close
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -38,6 +39,7 @@ class Housekeeping:
         for handler, signal in (
             (self.give_counts, "state_requested"),
             (self.keep, "state_restored"),
+            (self.drain, "run_closed"),
             (self.close, "run_closed"),
         ):
             label = f"eventbus.{handler.__name__}"
@@ -65,6 +67,10 @@ class Housekeeping:
             for key, receiver in self._counting().items():
                 if key in self.counts:
                     receiver.emissions = self.counts.pop(key)
+
+    def drain(self, event: Event) -> None:
+        """Wait for background handlers, as long as each allows; raise what they raised."""
+        close(self.bus, event.emitter)
 
     def close(self, event: Event) -> None:
         """Report what failed; once the outermost run closes, the state that nobody took."""

@@ -81,10 +81,11 @@ def handles(
 def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     """Yield the name, the callable and the mark of each that `thing` has.
 
-    A function has its own; a module those of the functions defined there; an object those of its
-    class's methods, in the order in which they are written, and of its own attributes, which win.
+    A function and a bound method have their own; a module those of the functions defined there; an
+    object those of its class's methods, in the order in which they are written, and of its own
+    attributes, which win.
     """
-    if isinstance(thing, FunctionType | functools.partial):
+    if isinstance(thing, FunctionType | MethodType | functools.partial):
         yield from _marks_of(getattr(thing, "__name__", "partial"), thing)
     elif isinstance(thing, ModuleType):
         for name, value in vars(thing).items():

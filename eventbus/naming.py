@@ -6,7 +6,7 @@ import functools
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["check_label", "check_own_name", "label_of", "name_of", "redefinition_key"]
+__all__ = ["check_label", "check_own_name", "is_same", "label_of", "name_of", "redefinition_key"]
 
 
 def name_of(thing: Any) -> str:
@@ -51,3 +51,11 @@ def check_label(sender: Any) -> str | None:
     if sender is None or (isinstance(sender, str) and sender):
         return sender
     raise TypeError(f"a sender is a label, a non-empty string such as 'train'; got {sender!r}")
+
+
+def is_same(held: Any, thing: Any) -> bool:
+    """Tell whether two are one handler.
+
+    A bound method is made anew each time that it is named; other equal things are still two.
+    """
+    return held is thing or (isinstance(thing, MethodType) and bool(held == thing))

@@ -40,6 +40,8 @@ class PlannedCall:
         timed = subscription.bus.timing
         self.receiver: Receiver | None = receiver
         self.take: Callable[[Event], Any] = receiver.take if timed is None else timed.wrap(receiver)
+        if subscription.worker is not None:
+            self.take = subscription.worker.watched(self.take)
         self.count = receiver.count if receiver.emissions is not None else None
         self.isolated = subscription.isolated
         self.may_replace = not self.isolated

@@ -12,9 +12,10 @@ from eventbus.declaration import Declaration
 from eventbus.errors import AttachError, SignalError
 from eventbus.event_signal import EventSignal
 from eventbus.names import check_name, covers, is_pattern
-from eventbus.naming import label_of, redefinition_key
+from eventbus.naming import is_same, label_of, redefinition_key
 from eventbus.signals import STANDARD
 from eventbus.subscription import Options, Receiver, Subscription
+from eventbus.worker import Worker
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -30,6 +31,7 @@ class Registry:
     def __init__(self, bus: EventBus) -> None:
         self.bus = bus
         self.attachments: tuple[Attachment, ...] = ()
+        self.workers: tuple[Worker, ...] = ()  # those of detached things too, till all is done
         self._lock = threading.RLock()
         self._sequence = itertools.count(1)
         self._signals: dict[str, EventSignal[...]] = {}
@@ -99,17 +101,25 @@ class Registry:
             return tuple(s for s in self._subscriptions if not s.options.everywhere)
 
     def subscribe(
-        self, handler: Callable[..., Any], signals: Iterable[str], name: str, options: Options
+        self,
+        handler: Callable[..., Any],
+        signals: Iterable[str],
+        name: str,
+        options: Options,
+        worker: Worker | None = None,
     ) -> Subscription:
         """Make one subscription, on all of its signals or on none."""
         names = tuple(dict.fromkeys(signals))
         with self._lock:
-            subscription = Subscription(self.bus, handler, name, options)
+            subscription = Subscription(self.bus, handler, name, options, worker)
             subscription.patterns = tuple(filter(is_pattern, names))
             covered = [signal for name in names for signal in self._covered(name)]
             for receiver in [Receiver(subscription, each) for each in dict.fromkeys(covered)]:
                 receiver.plug()
             self._subscriptions[subscription] = None
+            if subscription.worker is not None:
+                subscription.worker.join()
+                self.keep_worker(subscription.worker)
         if any(receiver.emissions is not None for receiver in subscription.receivers.values()):
             self.bus.take_counts()
         return subscription
@@ -134,6 +144,20 @@ class Registry:
                 del self._subscriptions[subscription]
                 for receiver in subscription.receivers.values():
                     receiver.signal.disconnect(receiver)
+                if subscription.worker is not None:
+                    subscription.worker.leave()
+                    self.drop_workers()
+
+    def keep_worker(self, worker: Worker) -> None:
+        """Have the end of a run wait for a worker."""
+        with self._lock:
+            if worker not in self.workers:
+                self.workers = (*self.workers, worker)
+
+    def drop_workers(self) -> None:
+        """Forget the workers of which nothing can come any more."""
+        with self._lock:
+            self.workers = tuple(worker for worker in self.workers if not worker.is_over)
 
     def replace_redefined(self, handler: Any) -> list[str]:
         """Detach what a function was before it was defined again; return the names."""
@@ -155,7 +179,7 @@ class Registry:
     def attach(self, thing: Any, name: str | None, overrides: dict[str, Any]) -> Attachment:
         """Subscribe every mark of a thing, once."""
         with self._lock:
-            if any(held.thing is thing for held in self.attachments):
+            if any(is_same(held.thing, thing) for held in self.attachments):
                 raise AttachError(f"{thing!r} is attached already: detach it first")
             attachment = attach(self.bus, thing, name, overrides)
             self.attachments = (*self.attachments, attachment)

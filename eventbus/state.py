@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard
 
 from eventbus.answers import State
@@ -65,19 +65,27 @@ class RestoredState(Mapping[str, Any]):
 
 
 class StatePart:
-    """Speaks for one attached thing when state is asked for and given back."""
+    """Speaks for one attached thing when state is asked for and given back.
 
-    def __init__(self, key: str, thing: HasState) -> None:
+    `settle` waits until no other thread works on the thing, where one does.
+    """
+
+    def __init__(self, key: str, thing: HasState, settle: Callable[[], None] | None = None) -> None:
         self.key = key
         self.thing = thing
+        self._settle = settle
 
     def give(self) -> State:
         """Answer `state_requested`."""
+        if self._settle is not None:
+            self._settle()
         return State(self.key, self.thing.state_dict())
 
     def take(self, state: RestoredState) -> None:
         """Take this thing's part on `state_restored`, where there is one."""
         if self.key in state:
+            if self._settle is not None:
+                self._settle()
             self.thing.load_state_dict(state.take(self.key))
 
     def take_late(self, state: RestoredState) -> None:

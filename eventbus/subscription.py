@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blinker import ANY
 
-from eventbus.calling import Wants, check_runs, check_wants, make_call, read_wants
+from eventbus.background import Background, as_background, refuse_held
+from eventbus.calling import NOT_DUE, Wants, check_runs, check_wants, make_call, read_wants
 from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
+from eventbus.handover import packing
 from eventbus.naming import check_label
+from eventbus.worker import Worker
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
-
-NOT_DUE: Any = object()
-"""What a receiver returns in place of a result where its handler was not called."""
 
 __all__ = ["NOT_DUE", "OnError", "Options", "Receiver", "Subscription"]
 
@@ -36,6 +36,7 @@ class Options:
     priority: int = 0
     sender: str | None = None
     on_error: OnError = "raise"
+    background: Background | None = None
     once: bool = False
     everywhere: bool = False
     """The bus's own: reached by inner runs too, not shown."""
@@ -59,10 +60,10 @@ class Options:
             raise ValueError(f'on_error is "raise" or "isolate", got {on_error!r}')
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise TypeError(f"a priority is a whole number or a Priority, got {priority!r}")
-        if background:
-            raise ValueError("background handlers are not part of this release: leave it out")
         when = None if when is None else as_filter(when)
-        return cls(when, int(priority), check_label(sender), on_error, once=once, label=label)
+        off_thread = as_background(background)
+        sender = check_label(sender)
+        return cls(when, int(priority), sender, on_error, off_thread, once=once, label=label)
 
 
 class Subscription(Handle):
@@ -82,6 +83,8 @@ class Subscription(Handle):
     on_error : {"raise", "isolate"}
     switched_off : bool
         True after three failures in a row of an isolated handler.
+    worker : Worker or None
+        Calls it off the loop's thread, where it is in the background.
 
     Examples
     --------
@@ -96,7 +99,12 @@ class Subscription(Handle):
     """
 
     def __init__(
-        self, bus: EventBus, handler: Callable[..., Any], name: str, options: Options
+        self,
+        bus: EventBus,
+        handler: Callable[..., Any],
+        name: str,
+        options: Options,
+        worker: Worker | None = None,
     ) -> None:
         self.bus = bus
         self.handler = handler
@@ -109,6 +117,10 @@ class Subscription(Handle):
         self.switched_off = False
         self.failures_in_a_row = 0
         self.wants = read_wants(handler, f"handler {self.label!r}")
+        if options.background is not None:
+            refuse_held(self.wants)
+            worker = worker or Worker(options.background, self.label)
+        self.worker = worker
         self._claim = threading.Lock()
 
     @property
@@ -152,7 +164,7 @@ class Subscription(Handle):
 
     def changed(self) -> None:
         """Have its signals decide anew who is called."""
-        for receiver in self.receivers.values():
+        for receiver in list(self.receivers.values()):  # another thread may add one meanwhile
             receiver.signal.changed()
 
     def claim(self) -> bool:
@@ -194,9 +206,12 @@ class Receiver:
 
     def check(self) -> Callable[[Event], Any]:
         """Hold what the handler asks for against the declaration, and make its call."""
-        if self.signal.value is None:  # else it may well make the new value
-            check_runs(self.subscription.wants, self.signal.name)
-        return self._calling(self.subscription.wants)
+        wants, worker = self.subscription.wants, self.subscription.worker
+        if self.signal.value is None or worker is not None:  # else it may make the new value
+            check_runs(wants, self.signal.name)
+        if worker is None:
+            return self._calling(wants)
+        return worker.hand_over(self.subscription, self._calling(packing(wants)))
 
     def _calling(self, wants: Wants) -> Callable[[Event], Any]:
         declaration = self.signal.declaration

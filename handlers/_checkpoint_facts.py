@@ -6,6 +6,7 @@ import contextlib
 import platform
 import re
 import secrets
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,14 +16,14 @@ from typing import Any
 from eventbus import Event
 
 from ._checkpoint_manifest import Manifest
-from ._monitor import as_number
+from ._monitor import Monitor, as_number
 
-__all__ = ["directory_of", "draft_of", "run_name"]
+__all__ = ["directory_of", "draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 _LEVEL = re.compile(r"(?!\.+$)[\w.+=@-]+")  # one level of a path, which leads nowhere else
 
 
-def draft_of(event: Event) -> Manifest:
+def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
     """Gather what the manifest says of a save on this signal; the files are not known yet."""
     import torch
 
@@ -39,6 +40,7 @@ def draft_of(event: Event) -> Manifest:
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+        best=None if monitor is None else {"metric": monitor.metric, "mode": monitor.mode},
     )
 
 
@@ -46,6 +48,26 @@ def run_name(event: Event) -> str | None:
     """Return the name of the run, where it has one: the bus puts the id in the place of none."""
     name, run_id = event.context.get("run"), event.context.get("run_id")
     return None if name == run_id else name
+
+
+def stop_reason(event: Event) -> str | None:
+    """Return the reason of the run's pending `Stop` where it is the reason of this signal too.
+
+    A failure ends an epoch as a `Stop` does, but for its own reason.
+    """
+    for run in event.bus.open_runs:
+        stop = run.answers.stop if run.run_id == event.context.get("run_id") else None
+        if stop is not None and stop.reason == event.fields.get("reason"):
+            return stop.reason
+    return None
+
+
+def has_other_ranks() -> bool:
+    """Tell whether this process trains together with others."""
+    distributed = sys.modules.get("torch.distributed")  # looked up, never imported
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return int(distributed.get_world_size()) > 1
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -7,6 +7,7 @@ Layout::
             state.pt
             manifest.json          sizes and SHA-256; written last, read first
         step-00000240-0002/
+        step-00000180-0003.damaged put aside by a run that could not go on from it
         latest                     the name of the newest, for people and scripts; never trusted
         .unfinished-...            under way, or left by a process that died; swept by a later save
 
@@ -36,7 +37,8 @@ __all__ = ["Folder", "SavedCheckpoint", "load_newest", "logger"]
 logger = logging.getLogger("eventbus.handlers.checkpoint")
 
 _LATEST = "latest"
-_NAME = re.compile(r"step-(\d+)-(\d+)")
+_DAMAGED = ".damaged"
+_NAME = re.compile(rf"step-(\d+)-(\d+)({re.escape(_DAMAGED)})?")
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,27 @@ class Folder:
     def __init__(self, path: Path, files: Files) -> None:
         self.path, self.files = path, files
 
-    def numbered(self) -> list[tuple[int, Path]]:
-        """List what has the name of a checkpoint, with the number of the save, in that order."""
-        found = []
+    def numbered(self, damaged: bool = False) -> list[tuple[int, Path]]:
+        """List what has the name of a checkpoint, with the number of the save, in that order.
+
+        With `damaged`, list what was put aside instead.
+        """
+        return [
+            (sequence, path)
+            for sequence, _, path, aside in sorted(self._named())
+            if aside is damaged
+        ]
+
+    def newest_number(self) -> int:
+        """Return the number of the newest save; 0 where there is none. No number comes twice."""
+        return max((sequence for sequence, *_ in self._named()), default=0)
+
+    def _named(self) -> Iterator[tuple[int, int, Path, bool]]:
         for entry in self.files.scandir(self.path):
             match = _NAME.fullmatch(entry.name)
             if match and entry.is_dir(follow_symlinks=False):
-                found.append((int(match[2]), int(match[1]), self.path / entry.name))
-        return [(sequence, path) for sequence, _, path in sorted(found)]
-
-    def newest_number(self) -> int:
-        """Return the number of the newest save; 0 where there is none."""
-        return max((sequence for sequence, _ in self.numbered()), default=0)
+                path = self.path / entry.name
+                yield int(match[2]), int(match[1]), path, match[3] is not None
 
     def saved(self) -> list[SavedCheckpoint]:
         """List the checkpoints that have a sound manifest, oldest first."""
@@ -86,9 +97,12 @@ class Folder:
         return found
 
     def newest_loadable(
-        self, wanted: Callable[[SavedCheckpoint], bool]
+        self, wanted: Callable[[SavedCheckpoint], bool], *, quarantine: bool = False
     ) -> tuple[SavedCheckpoint, dict[str, Any]] | None:
-        """Load the newest wanted checkpoint that verifies; each damaged one is told once."""
+        """Load the newest wanted checkpoint that verifies; each other one is told once.
+
+        With `quarantine` those that are damaged are put aside, so that no later start sums them.
+        """
         for sequence, path in reversed(self.numbered()):
             try:
                 saved = SavedCheckpoint(path, sequence, read_manifest(path, self.files))
@@ -96,7 +110,16 @@ class Folder:
                     return saved, load_checkpoint(path, self.files)
             except CheckpointError as error:
                 logger.warning("passed over, an older one is tried: %s", error)
+                if quarantine and error.damaged:
+                    self.put_aside(path)
         return None
+
+    def put_aside(self, path: Path) -> None:
+        """Rename what is damaged to ``<name>.damaged``; nothing is deleted."""
+        try:
+            self.files.rename(path, path.with_name(path.name + _DAMAGED))
+        except OSError as error:
+            logger.warning("%s keeps its name: %s", path, cause(error))
 
     # -- writing
 
@@ -224,8 +247,8 @@ class Folder:
         return ", ".join(names)
 
 
-def load_newest(path: Path, files: Files) -> tuple[Path, dict[str, Any]]:
-    """Load a checkpoint, or the newest in a directory of them that verifies; return its path too.
+def load_newest(path: Path, files: Files) -> tuple[SavedCheckpoint, dict[str, Any]]:
+    """Load a checkpoint, or the newest in a directory of them that verifies; with its facts.
 
     Raises
     ------
@@ -233,8 +256,10 @@ def load_newest(path: Path, files: Files) -> tuple[Path, dict[str, Any]]:
         There is none, or it is damaged.
     """
     if (path / MANIFEST).exists():
-        return path, load_checkpoint(path, files)
+        match = _NAME.fullmatch(path.name)  # one that somebody renamed has no number
+        saved = SavedCheckpoint(path, int(match[2]) if match else 0, read_manifest(path, files))
+        return saved, load_checkpoint(path, files)
     found = Folder(path, files).newest_loadable(lambda saved: True)
     if found is None:
         raise CheckpointError(f"there is no checkpoint that can be used at {path}", path=path)
-    return found[0].path, found[1]
+    return found

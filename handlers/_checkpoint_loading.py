@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from eventbus import EventBusError
 
-from ._checkpoint_manifest import LARGEST_MANIFEST, MANIFEST, STATE, Manifest, Sum, decode
-from ._checkpoint_payload import read_payload, summed
+from ._checkpoint_manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    STATE,
+    DamageError,
+    Manifest,
+    Sum,
+    decode,
+)
+from ._checkpoint_payload import offender, read_payload, summed
 from ._files import Files
 
-__all__ = ["CheckpointError", "cause", "load_checkpoint", "read_manifest"]
+__all__ = ["CheckpointError", "cause", "check_loadable", "load_checkpoint", "read_manifest"]
 
 
 class CheckpointError(EventBusError):
@@ -23,11 +31,31 @@ class CheckpointError(EventBusError):
     ----------
     path : str
         The checkpoint, or the directory that it was to be in.
+    damaged : bool
+        Its files are not those that were written; else it may be good, but not for this program.
     """
 
-    def __init__(self, message: str, *, path: Path) -> None:
+    def __init__(self, message: str, *, path: Path, damaged: bool = False) -> None:
         super().__init__(message, handler="Checkpoint")
         self.path = str(path)
+        self.damaged = damaged
+
+
+def check_loadable(state: Mapping[str, Any], directory: Path) -> None:
+    """Refuse state that would not load again, before anything of it is written.
+
+    Raises
+    ------
+    CheckpointError
+        It names the first part of it that is neither a tensor nor plain Python.
+    """
+    found = offender(state)
+    if found is not None:
+        raise CheckpointError(
+            f"no checkpoint was written in {directory}: {found}, which "
+            "torch.load(weights_only=True) would refuse; state is tensors and plain Python",
+            path=directory,
+        )
 
 
 def read_manifest(path: Path, files: Files) -> Manifest:
@@ -41,7 +69,7 @@ def read_manifest(path: Path, files: Files) -> Manifest:
     with _unusable(path), _regular(path / MANIFEST, files) as file:
         data = file.read(LARGEST_MANIFEST + 1)
         if len(data) > LARGEST_MANIFEST:
-            raise ValueError(f"the manifest is larger than {LARGEST_MANIFEST} bytes")
+            raise DamageError(f"the manifest is larger than {LARGEST_MANIFEST} bytes")
         return decode(data)
 
 
@@ -58,7 +86,7 @@ def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
     with _unusable(path):
         names = {entry.name for entry in files.scandir(path)}
         if names != {*manifest.files, MANIFEST}:
-            raise ValueError(_difference({*manifest.files, MANIFEST}, names))
+            raise _difference({*manifest.files, MANIFEST}, names)
         if set(manifest.files) != {STATE}:
             raise ValueError(f"its manifest lists {', '.join(manifest.files)}, not {STATE}")
         with _regular(path / STATE, files) as file:
@@ -67,22 +95,23 @@ def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
             return read_payload(file)
 
 
-def _difference(expected: set[str], found: set[str]) -> str:
+def _difference(expected: set[str], found: set[str]) -> ValueError:
     missing, extra = expected - found, found - expected
-    return f"files missing: {sorted(missing)}, files not in its manifest: {sorted(extra)}"
+    text = f"files missing: {sorted(missing)}, files not in its manifest: {sorted(extra)}"
+    return DamageError(text) if missing else ValueError(text)
 
 
 def _compare(found: Sum, expected: Sum) -> None:
     if found.bytes != expected.bytes:
-        raise ValueError(f"{STATE} has {found.bytes} bytes instead of {expected.bytes}")
+        raise DamageError(f"{STATE} has {found.bytes} bytes instead of {expected.bytes}")
     if found.sha256 != expected.sha256:
-        raise ValueError(f"{STATE} does not match its SHA-256")
+        raise DamageError(f"{STATE} does not match its SHA-256")
 
 
 def _regular(path: Path, files: Files) -> BinaryIO:
     """Open a file that is neither a link nor a pipe: the one might lead away, the other hang."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ValueError(f"{path.name} is not a regular file")
+        raise DamageError(f"{path.name} is not a regular file")
     return files.open(path)
 
 
@@ -94,7 +123,9 @@ def _unusable(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # a hostile or torn pickle may raise anything
         why = cause(error) if isinstance(error, OSError) else _first_line(error)
-        raise CheckpointError(f"checkpoint {path} cannot be used: {why}", path=path) from error
+        text = f"checkpoint {path} cannot be used: {why}"
+        damaged = isinstance(error, DamageError)
+        raise CheckpointError(text, path=path, damaged=damaged) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["FORMAT", "LARGEST_MANIFEST", "MANIFEST", "STATE", "Manifest", "Sum", "decode", "encode"]
+__all__ = [
+    "FORMAT",
+    "LARGEST_MANIFEST",
+    "MANIFEST",
+    "STATE",
+    "DamageError",
+    "Manifest",
+    "Sum",
+    "decode",
+    "encode",
+]
 
 MANIFEST, STATE = "manifest.json", "state.pt"
 """The files of a checkpoint."""
@@ -24,6 +34,10 @@ FORMAT = 1
 
 LARGEST_MANIFEST = 4 * 1024**2
 """More bytes than this are not read: no manifest of ours comes near."""
+
+
+class DamageError(ValueError):
+    """What is there is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,9 @@ class Manifest:
         Of eventbus, torch and Python.
     files
         Each file of the checkpoint but the manifest, by its plain name.
+    best
+        The `metric` by which the best checkpoint is kept, and the `mode`: "min" or "max"; None
+        where none is, and then not in the file.
     """
 
     id: str
@@ -65,6 +82,7 @@ class Manifest:
     saved_at: str
     versions: Mapping[str, str]
     files: Mapping[str, Sum] = field(default_factory=dict)
+    best: Mapping[str, str] | None = None
     format: int = FORMAT
 
 
@@ -72,6 +90,8 @@ def encode(manifest: Manifest) -> bytes:
     """Write a manifest as JSON; NaN and the infinities, which JSON lacks, as text."""
     content = asdict(manifest)
     content["metrics"] = {key: _spelled(value) for key, value in manifest.metrics.items()}
+    if manifest.best is None:
+        del content["best"]
     content["check"] = hashlib.sha256(_dump(content)).hexdigest()
     return _dump(content)
 
@@ -81,15 +101,17 @@ def decode(data: bytes) -> Manifest:
 
     Raises
     ------
+    DamageError
+        It is no manifest, or was changed.
     ValueError
-        It is no manifest, was changed, or is of a format that this version does not know.
+        It is of a format that this version does not know.
     """
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the manifest is not JSON: {error}") from error
+        raise DamageError(f"the manifest is not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise ValueError("the manifest is not one of a checkpoint")
+        raise DamageError("the manifest is not one of a checkpoint")
     if content["format"] != FORMAT:
         raise ValueError(
             f"the manifest is of format {content['format']}, and this version reads {FORMAT}; "
@@ -106,9 +128,9 @@ def _verified(content: dict[str, Any], data: bytes) -> Manifest:
         manifest = Manifest(**content)
         written = encode(manifest)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the manifest is damaged: {error}") from error
+        raise DamageError(f"the manifest is damaged: {error}") from error
     if written != data:
-        raise ValueError("the manifest is damaged: it does not match its own checksum")
+        raise DamageError("the manifest is damaged: it does not match its own checksum")
     return manifest
 
 

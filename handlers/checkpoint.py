@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._checkpoint_facts import directory_of, draft_of, run_name
-from ._checkpoint_files import Folder, SavedCheckpoint, load_newest, logger
-from ._checkpoint_loading import CheckpointError
-from ._checkpoint_manifest import Manifest
-from ._checkpoint_payload import offender
+from ._checkpoint_arguments import check_arguments
+from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
+from ._checkpoint_files import Folder, SavedCheckpoint, logger
+from ._checkpoint_loading import CheckpointError, check_loadable
+from ._checkpoint_resume import Resume
+from ._checkpoint_shelf import Shelf
+from ._checkpoint_without_bus import WithoutBus
+from ._checkpoint_writer import Writer
 from ._files import Files
 from ._monitor import Mode, Monitor
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
 _EVERY_TIME = every(1)
+_ENDS = ("epoch_interrupted", "run_finished")
+_WHOLE = ("epoch_finished", *_ENDS)  # a save on these holds all that was done up to its step
 
 
-class Checkpoint:
+class Checkpoint(WithoutBus):
     """Save all state that hangs on the bus; keep the last `keep` and the best; resume.
 
     ==================  =====================================================================
-    signals consumed    those of `on`; `run_opened`, `run_finished`, `run_closed`
+    signals consumed    those of `on`; `run_opened`, `epoch_interrupted`, `run_finished`,
+                        `run_failed`, `run_closed`; if asynchronous `batch_finished`,
+                        `validation_batch_finished`
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
                         `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
-                        and brought to the disk on the loop's thread
+                        and brought to the disk on the loop's thread; if asynchronous, gathered and
+                        copied there. That takes memory for a copy of all tensors
     state               the ids of the checkpoints that are its own to delete
-    band, errors        PERSIST; raised; rank 0 writes, every rank is asked for its state
+    needs               for `export` safetensors: `pip install 'training-eventbus[safetensors]'`
+    band, errors        PERSIST, and at the run's end just before DECIDE; raised; rank 0 writes,
+                        every rank is asked for its state
     ==================  =====================================================================
 
     Every save is a directory of its own, ``step-<step>-<number of the save>``, with the state as
@@ -60,13 +71,28 @@ class Checkpoint:
         carry it, that checkpoint is no candidate; NaN and the infinities never are.
     mode
         "min" where lower is better, "max" where higher is.
+    keep_best
+        How many of the best to keep, at least 1.
+    at_end
+        Save at the end of the run too, completed or stopped, unless that step was saved already: so
+        a run that is stopped, preempted for example, can go on where it was. It holds the state
+        before handlers put back the best weights for use. Only where the loop tells its step.
+    on_failure
+        Save when the run fails or is interrupted by Ctrl-C; the step that failed may be half in it.
+        What goes wrong is logged and noted on the run's own exception. In a single process only:
+        a rank that fails alone cannot ask the others.
+    asynchronous
+        Write on another thread; the loop waits only while the state is copied. One save is under
+        way at a time: the next one, and the end of the run, wait for it, up to 10 minutes, then
+        fail. `checkpoint_saved` is emitted at the first step after it is on the disk, and a failure
+        is raised there; at the latest by the next save or at the end.
     resume
         "never", the default, so that a run never goes on from another one's checkpoint unless
         told. "auto" goes on from the newest checkpoint in `directory` that verifies, saved by a
-        run of the same name; each damaged one is passed over with a warning; with none, the run
-        starts afresh. A run that has come to its end on this bus is not gone on from. A path, of
-        a checkpoint or of a directory of them, goes on from that, and it is an error if it
-        cannot.
+        run of the same name; each damaged one is passed over with a warning and renamed to
+        ``<name>.damaged``; with none, the run starts afresh. A run that has come to its end on
+        this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
+        from that, and it is an error if it cannot.
 
     Attributes
     ----------
@@ -109,93 +135,104 @@ class Checkpoint:
         keep: int | None = 3,
         best: str | None = "val_loss",
         mode: Mode = "min",
+        keep_best: int = 1,
+        at_end: bool = True,
+        on_failure: bool = False,
+        asynchronous: bool = False,
         resume: str | os.PathLike[str] = "never",
     ) -> None:
-        _check(keep, resume)
+        check_arguments(keep, keep_best, resume)
         self.directory = os.fspath(directory)
-        self.keep = keep
-        self.resume = resume if resume in ("auto", "never") else Path(resume)
-        self.monitor = None if best is None else Monitor("Checkpoint", best, mode)
         self.files = Files()
-        self.last_path: Path | None = None
-        self.best_path: Path | None = None
+        self.on_failure = on_failure
+        monitor = None if best is None else Monitor("Checkpoint", best, mode)
+        self._shelf = Shelf(keep, keep_best, monitor)
+        wish = os.fspath(resume)
+        self._resume = Resume(wish if wish in ("auto", "never") else Path(wish))
+        self._writer = Writer() if asynchronous else None
         self._run_id: str | None = None
-        self._own: list[str] = []  # ids of checkpoints, oldest first
-        self._ended: dict[Path, int] = {}  # newest save when a run of this process came to its end
+        self._saved_whole: int | None = None  # the step of the last save, where all of it is in
         signals = (on,) if isinstance(on, str) else tuple(on)
+        self._ends = {
+            end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
+        }
         marked = handles(*signals, when=when, priority=Priority.PERSIST)(self.save)
         self.save = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
+        if asynchronous:
+            steps = ("batch_finished", "validation_batch_finished")
+            self.settle = handles(*steps, priority=Priority.PERSIST)(self.settle)  # type: ignore[method-assign]  # as above
+
+    @property
+    def last_path(self) -> Path | None:
+        """The newest checkpoint of this run."""
+        return self._shelf.last_path
+
+    @property
+    def best_path(self) -> Path | None:
+        """The best checkpoint of this run."""
+        return self._shelf.best_path
 
     # -- saving
 
     def save(self, event: Event) -> None:
         """Save now; called on the signals of `on`."""
+        self._settle(event, wait=True)
         self._adopt(event.context.get("run_id"))
-        if self.monitor is not None:
-            self.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event)
+        shelf = self._shelf
+        if shelf.monitor is not None:
+            shelf.monitor.read(event.fields.get("metrics"))
+        draft = draft_of(event, shelf.monitor)
         writes = current_rank() == 0
         if writes:
-            self._own.append(draft.id)  # before the state is asked for, which holds it
+            shelf.own.append(draft.id)  # before the state is asked for, which holds it
         state = event.bus.emit("state_requested").state  # on every rank: it may be collective
-        if not writes:
-            return
-        folder = self._folder(event)
-        saved = self._commit(folder, draft, state)
-        self._rotate(folder)
-        self._tell(event, saved)
+        if writes:
+            folder = self._folder(event)
+            check_loadable(state, folder.path)
+            put = functools.partial(shelf.put, folder, draft)
+            if self._writer is None:
+                self._tell(event, put(state))
+            else:
+                self._writer.start(state, put)
+        self._saved_whole = draft.step if event.name in _WHOLE else None
+
+    def settle(self, event: Event) -> None:
+        """Tell what another thread has saved meanwhile, or raise what kept it from that."""
+        self._settle(event, wait=False)
+
+    @handles(*_ENDS, priority=Priority.DECIDE + 1)
+    def save_at_end(self, event: Event, step: int | None = None) -> None:
+        """Save where a `Stop` has cut the epoch, and where the run ends."""
+        is_due = event.name in self._ends and step and step != self._saved_whole
+        if is_due and (event.name == "run_finished" or stop_reason(event) is not None):
+            self.save(event)
+
+    @handles("run_failed", priority=Priority.PERSIST)
+    def save_after_failure(self, event: Event, exception: BaseException) -> None:
+        """Save if told to; nothing that goes wrong here hides why the run failed."""
+        try:
+            self._settle(event, wait=True)
+            if self.on_failure and not has_other_ranks():
+                self.save(event)
+                self._settle(event, wait=True)
+        except Exception as error:  # noqa: BLE001 - the run's own failure is the one to raise
+            exception.add_note(f"no checkpoint was saved after this failure: {error}")
+            logger.error("no checkpoint was saved after the run had failed", exc_info=error)
+
+    def _settle(self, event: Event, *, wait: bool) -> None:
+        if self._writer is not None:
+            saved = self._writer.settle(Path(self.directory), wait=wait)
+            if saved is not None:
+                self._tell(event, saved)
 
     def _adopt(self, run_id: str | None) -> None:
         """Let go of an earlier run's checkpoints, unless this run was restored from one of them."""
         if self._run_id is not None and run_id != self._run_id:
-            self._own = []
-            self.last_path = self.best_path = None
-            if self.monitor is not None:
-                self.monitor.reset()
+            self._shelf.forget()
         self._run_id = run_id
 
     def _folder(self, event: Event) -> Folder:
         return Folder(directory_of(self.directory, event), self.files)
-
-    def _commit(self, folder: Folder, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
-        found = offender(state)
-        if found is not None:
-            raise CheckpointError(
-                f"no checkpoint was written in {folder.path}: {found}, which "
-                "torch.load(weights_only=True) would refuse; state is tensors and plain Python",
-                path=folder.path,
-            )
-        saved = folder.commit(draft, state)
-        folder.point_latest(saved)
-        return saved
-
-    def _rotate(self, folder: Folder) -> None:
-        """Delete what is ours and superseded; never the newest, never the best."""
-        own = self._survey(folder)
-        superseded = own[: -self.keep] if self.keep is not None else []
-        for saved in superseded:
-            if saved.path != self.best_path:
-                folder.remove(saved)
-                self._own.remove(saved.manifest.id)
-
-    def _survey(self, folder: Folder) -> list[SavedCheckpoint]:
-        """Look which of our checkpoints there are; the disk knows better than any record."""
-        own = [saved for saved in folder.saved() if saved.manifest.id in self._own]
-        self._own = [saved.manifest.id for saved in own]
-        best = self._best_of(own)
-        self.best_path = None if best is None else best.path
-        self.last_path = own[-1].path if own else None
-        return own
-
-    def _best_of(self, own: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-        if self.monitor is None:
-            return None
-        best, best_value = None, None
-        for saved in own:
-            value = saved.manifest.metrics.get(self.monitor.metric)
-            if value is not None and self.monitor.improves(value, best_value):
-                best, best_value = saved, value
-        return best
 
     def _tell(self, event: Event, saved: SavedCheckpoint) -> None:
         manifest = saved.manifest
@@ -210,91 +247,47 @@ class Checkpoint:
     @handles("run_opened", priority=Priority.PERSIST)
     def restore(self, event: Event) -> Restored | None:
         """Put the state of a checkpoint back, where this was asked for and there is one."""
-        found = self._find(event)
+        folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
+        self._saved_whole = None
+        found = self._resume.find(event, folder)
         if found is None:
             return None
-        saved_path, state = found
-        logger.info("the run goes on from %s", saved_path)
-        event.bus.emit("state_restored", state=RestoredState(state), path=str(saved_path))
-        self._survey(self._folder(event))
-        return Restored(str(saved_path))
-
-    def _find(self, event: Event) -> tuple[Path, dict[str, Any]] | None:
-        folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
-        if self.resume == "never":
-            return None
-        if isinstance(self.resume, Path):
-            return load_newest(self.resume, self.files)
-        ended = self._ended.get(folder.path, 0)
-        wanted = _Wanted(event.context.get("run_id"), run_name(event), ended)
-        found = folder.newest_loadable(wanted)
-        if found is None and folder.newest_number():
-            text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
-            logger.warning(text, folder.path, wanted.run)
-        return None if found is None else (found[0].path, found[1])
+        saved, state = found
+        logger.info("the run goes on from %s", saved.path)
+        event.bus.emit("state_restored", state=RestoredState(state), path=str(saved.path))
+        self._shelf.survey(folder)
+        self._saved_whole = saved.manifest.step
+        return Restored(str(saved.path))
 
     @handles("run_finished", priority=Priority.PERSIST)
     def finish(self, event: Event) -> None:
-        """Warn where checkpoints were saved, but none of them with the metric."""
+        """Wait for what is being written; warn where nothing saved had the metric."""
+        self._settle(event, wait=True)
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
-        if self.monitor is not None and saved_here and not self.monitor.seen:
-            self.monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)")
+        monitor = self._shelf.monitor
+        if monitor is not None and saved_here and not monitor.seen:
+            monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)")
 
     @handles("run_closed", priority=Priority.PERSIST)
     def close(self, event: Event, outcome: str) -> None:
-        """Take note that what is saved so far belongs to runs that came to their end."""
-        if self.resume == "auto" and outcome != "failed":
-            folder = self._folder(event)
-            self._ended[folder.path] = folder.newest_number()
+        """Wait for what is being written, and give the memory back."""
+        try:
+            self._settle(event, wait=True)
+        except Exception as error:
+            if outcome != "failed":
+                raise
+            logger.error("a checkpoint was not saved", exc_info=error)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+        if outcome != "failed":
+            self._resume.note_end(self._folder(event))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoints are this handler's own."""
-        return {"own": list(self._own)}
+        return {"own": list(self._shelf.own)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the checkpoints of the run that this one goes on from."""
-        self._own = list(state["own"])
+        self._shelf.own = list(state["own"])
         self._run_id = None
-
-    # -- without a bus
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Verify a checkpoint and return its state: plain dicts and CPU tensors, by part.
-
-        Parameters
-        ----------
-        path
-            A checkpoint, or a directory of them, of which the newest that verifies is loaded.
-
-        Raises
-        ------
-        CheckpointError
-            There is none, or it is damaged.
-        """
-        return load_newest(Path(path), Files())[1]
-
-    @staticmethod
-    def saved(directory: str | os.PathLike[str]) -> list[SavedCheckpoint]:
-        """List the checkpoints in a directory, oldest first; payloads are not read."""
-        return Folder(Path(directory), Files()).saved()
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Which checkpoints ``resume="auto"`` takes."""
-
-    run_id: str | None
-    run: str | None
-    ended: int
-
-    def __call__(self, saved: SavedCheckpoint) -> bool:
-        same_run = self.run_id is not None and saved.manifest.run_id == self.run_id
-        return same_run or (saved.manifest.run == self.run and saved.sequence > self.ended)
-
-
-def _check(keep: int | None, resume: str | os.PathLike[str]) -> None:
-    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise ValueError(f"Checkpoint: keep is at least 1, or None for all; got {keep!r}")
-    if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
-        raise TypeError(f"Checkpoint: resume is 'auto', 'never' or a path; got {resume!r}")

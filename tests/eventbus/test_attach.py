@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -262,3 +263,35 @@ def test_a_filter_given_at_attach_leaves_the_life_of_a_handler_alone(bus: EventB
         loop.emit("epoch_finished", epoch=epoch, step=epoch)
     loop.emit("run_closed", outcome="completed")
     assert saver.calls == ["run_opened", "epoch 2", "run_closed"]
+
+
+class Reporter:
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    @handles("epoch_finished")
+    def report(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    @handles("epoch_started")
+    def other(self) -> None:
+        raise AssertionError("it was not attached")
+
+
+def test_a_marked_method_is_attached_without_its_object(bus: EventBus) -> None:
+    reporter = Reporter()
+    handle = bus.attach(reporter.report)
+    assert [each.label for each in bus.subscriptions] == ["Reporter.report"]
+    with pytest.raises(MISTAKE, match="attached already"):
+        bus.attach(reporter.report)
+    run_epochs(bus.bind(sender="train"), 2)
+    bus.detach(reporter.report)
+    assert bus.registry.attachments == ()
+    run_epochs(bus.bind(sender="train"), 1)
+    handle.detach()
+    assert reporter.epochs == [1, 2]
+
+
+def test_a_method_without_a_mark_is_refused(bus: EventBus) -> None:
+    with pytest.raises(MISTAKE, match="nothing to attach"):
+        bus.attach(StringIO().write)

@@ -10,7 +10,7 @@ import pytest
 
 from eventbus import Emitter, EventBus, every
 
-from .recorders import Recorder
+from .recorders import Recorder, finish
 
 
 class Flaky:
@@ -232,3 +232,29 @@ def test_an_isolated_wrong_answer_is_isolated(bus: EventBus, loop: Emitter) -> N
     bus.on("batch_finished", on_error="isolate")(lambda: True)
     run_steps(loop, 1)
     assert len(failed) == 1
+
+
+def test_a_raising_listener_to_failures_does_not_spare_a_handler_from_the_switch(
+    bus: EventBus, loop: Emitter
+) -> None:
+    flaky, listener = Flaky(*range(1, 100)), Flaky()
+
+    def told(handler: str) -> None:
+        listener.steps.append(len(listener.steps) + 1)
+        raise RuntimeError("the listener is broken too")
+
+    bus.on("handler_failed")(told)
+    bus.on("batch_finished", on_error="isolate")(flaky)
+    for step in range(1, 6):
+        with suppress(RuntimeError):
+            finish(loop, step)
+    assert (flaky.steps, listener.steps) == ([1, 2, 3], [1, 2, 3])
+
+
+def test_a_predicate_that_says_no_does_not_break_a_row_of_failures(
+    bus: EventBus, loop: Emitter
+) -> None:
+    flaky = Flaky(*range(20, 100))
+    bus.on("batch_finished", when=lambda step: step % 2 == 0, on_error="isolate")(flaky)
+    run_steps(loop, 40)  # compiled by the time that it fails
+    assert flaky.steps == [*range(2, 20, 2), 20, 22, 24]

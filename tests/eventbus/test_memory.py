@@ -217,3 +217,10 @@ def test_passing_senders_do_not_grow(bus: EventBus) -> None:
         signal.send(f"sender {number}")
 
     assert growth(send, 1000) < 8000
+
+
+def test_field_names_made_up_at_run_time_do_not_grow(bus: EventBus, loop: Emitter) -> None:
+    def emit(number: int) -> None:
+        loop.emit("sample_drawn", **{f"field {number}": number})
+
+    assert growth(emit, 5000) < 60_000  # some are remembered; all of them would be 500 kB

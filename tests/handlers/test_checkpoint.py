@@ -64,6 +64,12 @@ def test_emission_without_the_metric_is_no_candidate(tmp_path: Path) -> None:
     assert epochs_in(tmp_path) == [2, 5]
 
 
+def test_several_best_are_kept_when_asked(tmp_path: Path) -> None:
+    checkpoint = train(tmp_path, keep=1, keep_best=2, metrics=sequence_of([3, 1, 2, 1, 6]))
+    assert epochs_in(tmp_path) == [2, 4, 5]
+    assert checkpoint.best_path == tmp_path / "step-00000020-0002"
+
+
 def test_without_best_only_the_last_are_kept(tmp_path: Path) -> None:
     checkpoint = train(tmp_path, keep=1, best=None, metrics=sequence_of([1, 2, 3, 4, 5]))
     assert epochs_in(tmp_path) == [5]
@@ -92,7 +98,9 @@ def test_run_after_another_on_one_bus_leaves_the_others_alone(tmp_path: Path) ->
 def test_two_handlers_in_one_directory_rotate_their_own(tmp_path: Path) -> None:
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path, keep=1, best=None), name="last")
-    bus.attach(Checkpoint(tmp_path, keep=None, best=None, when=every(2)), name="every second")
+    bus.attach(
+        Checkpoint(tmp_path, keep=None, best=None, when=every(2), at_end=False), name="second"
+    )
     Training(bus).run(5)
     assert epochs_in(tmp_path) == [2, 4, 5]
 
@@ -100,6 +108,7 @@ def test_two_handlers_in_one_directory_rotate_their_own(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     keep=st.integers(1, 3),
+    keep_best=st.integers(1, 3),
     lives=st.lists(
         st.tuples(
             st.lists(st.sampled_from([1.0, 2.0, 3.0, math.nan]), min_size=1, max_size=4),
@@ -112,13 +121,14 @@ def test_two_handlers_in_one_directory_rotate_their_own(tmp_path: Path) -> None:
 def test_rotation_keeps_the_last_and_the_best_over_resumes_and_failures(
     tmp_path_factory: pytest.TempPathFactory,
     keep: int,
+    keep_best: int,
     lives: list[tuple[list[float], bool]],
 ) -> None:
     """Against a list: each life of the run saves some epochs; the disk may be full at its end."""
     directory = tmp_path_factory.mktemp("run")
     values: list[float] = []
     for life, disk_is_full in lives:
-        checkpoint = Checkpoint(directory, keep=keep, resume="auto")
+        checkpoint = Checkpoint(directory, keep=keep, keep_best=keep_best, resume="auto")
         bus = EventBus()
         bus.attach(checkpoint)
         training = Training(bus)
@@ -128,8 +138,8 @@ def test_rotation_keeps_the_last_and_the_best_over_resumes_and_failures(
             checkpoint.files = FullDisk()
             with pytest.raises(CheckpointError):
                 training.loop.emit("epoch_finished", epoch=99, step=990, metrics={"val_loss": 0.0})
-        finite = [value for value in values if math.isfinite(value)]
-        best = {values.index(min(finite)) + 1} if finite else set()
+        epochs = [epoch for epoch, value in enumerate(values, 1) if math.isfinite(value)]
+        best = set(sorted(epochs, key=lambda epoch: values[epoch - 1])[:keep_best])
         last = set(range(1, len(values) + 1)[-keep:])
         assert set(epochs_in(directory)) == best | last
         assert Checkpoint.load(directory)["loop"]["epoch"] == len(values)
@@ -139,7 +149,7 @@ def test_rotation_keeps_the_last_and_the_best_over_resumes_and_failures(
 
 
 def test_filter_chooses_when(tmp_path: Path) -> None:
-    train(tmp_path, keep=None, when=every(2))
+    train(tmp_path, keep=None, when=every(2), at_end=False)
     assert epochs_in(tmp_path) == [2, 4]
 
 
@@ -327,6 +337,12 @@ def test_saved_lists_oldest_first_and_nothing_where_there_is_nothing(tmp_path: P
 def test_keep_is_a_count(tmp_path: Path, keep: Any) -> None:
     with pytest.raises(ValueError, match="keep is at least 1, or None for all"):
         Checkpoint(tmp_path, keep=keep)
+
+
+@pytest.mark.parametrize("keep_best", [0, -1, True, None])
+def test_keep_best_is_a_count(tmp_path: Path, keep_best: Any) -> None:
+    with pytest.raises(ValueError, match="keep_best is at least 1; got"):
+        Checkpoint(tmp_path, keep_best=keep_best)
 
 
 @pytest.mark.parametrize("resume", [True, None, ""])

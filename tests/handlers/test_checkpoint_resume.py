@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from eventbus import EventBus
+from eventbus import EventBus, at
 from eventbus.handlers import Checkpoint, EarlyStopping
+from eventbus.handlers._checkpoint_manifest import encode
+from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError, SavedCheckpoint
 
 from .hand_loop import Training, epochs_in, sequence_of, train
@@ -117,8 +121,57 @@ def test_damaged_checkpoint_is_never_deleted(tmp_path: Path) -> None:
     damaged = Checkpoint.saved(tmp_path)[-1]
     damage(damaged)
     killed_and_resumed(tmp_path, [], 8)
-    assert damaged.path.is_dir()
-    assert epochs_in(tmp_path) == [3, 7, 8]
+    aside = tmp_path / "step-00000030-0003.damaged"
+    assert sorted(entry.name for entry in aside.iterdir()) == ["manifest.json", "state.pt"]
+    assert epochs_in(tmp_path) == [7, 8]
+
+
+def test_damaged_checkpoint_is_summed_and_told_of_only_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, epochs=3, keep=None)
+    damage(Checkpoint.saved(tmp_path)[-1])
+    for _ in range(2):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, resume="auto", keep=None))
+        Training(bus).run(3, fail_after=3)
+    assert caplog.text.count("passed over") == 1
+    names = [saved.path.name for saved in Checkpoint.saved(tmp_path)]
+    assert names[-1] == "step-00000030-0004"  # the number of the one put aside is not used again
+
+
+@pytest.mark.parametrize("rename", ["another format", "an extra file", "no manifest"])
+def test_what_may_be_good_for_others_is_not_put_aside(tmp_path: Path, rename: str) -> None:
+    train(tmp_path, epochs=2, keep=None)
+    newest = Checkpoint.saved(tmp_path)[-1]
+    manifest = newest.path / "manifest.json"
+    if rename == "another format":
+        manifest.write_bytes(encode(replace(newest.manifest, format=2)))
+    elif rename == "an extra file":
+        (newest.path / "notes.txt").touch()
+    else:
+        manifest.unlink()
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto", keep=None))
+    training = Training(bus).run(2)
+    assert training.resumed_from == str(tmp_path / "step-00000010-0001")
+    assert newest.path.is_dir()
+
+
+def test_damaged_checkpoint_that_cannot_be_renamed_is_passed_over_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ReadOnly(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    train(tmp_path, epochs=2, keep=None)
+    damage(Checkpoint.saved(tmp_path)[-1])
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto", when=at(99), at_end=False)
+    checkpoint.files = ReadOnly()
+    bus.attach(checkpoint)
+    assert Training(bus).run(2).resumed_from == str(tmp_path / "step-00000010-0001")
+    assert "keeps its name: Read-only file system" in caplog.text
 
 
 def test_run_starts_afresh_and_says_so_where_all_are_damaged(

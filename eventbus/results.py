@@ -1,0 +1,50 @@
+"""What a handler returned: answers, a mistake, or a value."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from eventbus.answers import Answer
+from eventbus.errors import HandlerError
+
+__all__ = ["answers_in", "refuse_mistakes"]
+
+
+def answers_in(result: Any, label: str) -> list[Answer]:
+    """Return the answers in what a handler returned; none where it is something else.
+
+    Raises
+    ------
+    HandlerError
+        Something else is among answers.
+    """
+    if _is_answer(result):
+        return [result]
+    if not isinstance(result, list | tuple) or not any(map(_is_answer, result)):
+        return []
+    answers = [one for one in result if one is not None]
+    for one in answers:
+        if not _is_answer(one):
+            message = f"handler {label!r} returned {one!r} among its answers"
+            raise HandlerError(message, handler=label)
+    return answers
+
+
+def refuse_mistakes(result: Any, label: str) -> None:
+    """Refuse what looks like an answer and is none: a bool, an answer's class, a coroutine."""
+    (first, *_) = result if isinstance(result, list | tuple) and result else (result,)
+    if isinstance(result, bool):
+        text = f"{result}, which decides nothing: return Stop('why'), or None"
+    elif isinstance(first, type) and issubclass(first, Answer):
+        text = f"the class {first.__name__}: return {first.__name__}('why')"
+    elif isinstance(result, Coroutine):
+        result.close()  # else Python warns that it was never awaited
+        text = "a coroutine: the bus awaits nothing, write a plain function"
+    else:
+        return
+    raise HandlerError(f"handler {label!r} returned {text}", handler=label)
+
+
+def _is_answer(result: Any) -> bool:
+    return issubclass(type(result), Answer)  # isinstance would believe a Mock

@@ -1,0 +1,84 @@
+"""What one handler has saved: which to keep, which is best, which are its own to delete."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ._checkpoint_files import Folder, SavedCheckpoint
+from ._checkpoint_manifest import Manifest
+from ._monitor import Monitor
+
+__all__ = ["Shelf"]
+
+
+@dataclass
+class Shelf:
+    """The checkpoints of one run, as one handler keeps them.
+
+    Attributes
+    ----------
+    keep
+        How many of the last; None for all.
+    keep_best
+        How many of the best by the monitored metric.
+    monitor
+        None where none is best.
+    own
+        The ids of those that this handler may delete, oldest first.
+    last_path, best_path
+        The newest and the best of them.
+    """
+
+    keep: int | None
+    keep_best: int
+    monitor: Monitor | None
+    own: list[str] = field(default_factory=list)
+    last_path: Path | None = None
+    best_path: Path | None = None
+
+    def forget(self) -> None:
+        """Let go of all: they are another run's."""
+        self.own = []
+        self.last_path = self.best_path = None
+        if self.monitor is not None:
+            self.monitor.reset()
+
+    def put(self, folder: Folder, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
+        """Save one; only when it is on the disk and `latest` names it are older ones deleted."""
+        saved = folder.commit(draft, state)
+        folder.point_latest(saved)
+        self._rotate(folder)
+        return saved
+
+    def survey(self, folder: Folder) -> list[SavedCheckpoint]:
+        """Look which of our checkpoints there are; the disk knows better than any record."""
+        own = [saved for saved in folder.saved() if saved.manifest.id in self.own]
+        self.own = [saved.manifest.id for saved in own]
+        self.best_path = next((saved.path for saved in self._best(own)), None)
+        self.last_path = own[-1].path if own else None
+        return own
+
+    def _rotate(self, folder: Folder) -> None:
+        """Delete what is ours and superseded; never the newest, never the best."""
+        own = self.survey(folder)
+        superseded = own[: -self.keep] if self.keep is not None else []
+        best = self._best(own)
+        for saved in superseded:
+            if saved not in best:
+                folder.remove(saved)
+                self.own.remove(saved.manifest.id)
+
+    def _best(self, own: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
+        """Return the best, the very best first; of equal ones the older is better."""
+        monitor = self.monitor
+        if monitor is None:
+            return []
+        values = [(saved.manifest.metrics.get(monitor.metric, math.nan), saved) for saved in own]
+        sign = 1 if monitor.mode == "min" else -1
+        finite = [(sign * value, saved) for value, saved in values if math.isfinite(value)]
+        finite.sort(key=lambda pair: pair[0])  # stable: the older stays before its equals
+        return [saved for _, saved in finite[: self.keep_best]]

@@ -1,0 +1,99 @@
+"""Saving off the loop's thread: one save at a time, and what becomes of it is never lost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ._checkpoint_files import SavedCheckpoint
+from ._checkpoint_loading import CheckpointError
+from ._checkpoint_snapshot import Buffers
+
+__all__ = ["LONGEST_WAIT_S", "Writer"]
+
+LONGEST_WAIT_S = 600.0
+"""So long a save that is under way is waited for, by the next one and at the run's end."""
+
+Put = Callable[[Mapping[str, Any]], SavedCheckpoint]
+
+
+class _Task:
+    """One save on a thread of its own."""
+
+    def __init__(self, job: Callable[[], SavedCheckpoint]) -> None:
+        self._job = job
+        self.saved: SavedCheckpoint | None = None
+        self.error: BaseException | None = None
+        # A daemon: a disk that hangs must not keep the process, and a half save has no name yet.
+        self._thread = threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long at most; tell whether it is over."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            self.saved = self._job()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            self.error = error
+
+
+class Writer:
+    """Copies state on the caller's thread and saves the copy on another.
+
+    In a process that was forked meanwhile there is nothing under way: the save is the parent's.
+    """
+
+    def __init__(self, longest_wait_s: float = LONGEST_WAIT_S) -> None:
+        self.longest_wait_s = longest_wait_s
+        self._buffers = Buffers()
+        self._task: _Task | None = None
+        self._process = os.getpid()
+
+    def start(self, state: Mapping[str, Any], put: Put) -> None:
+        """Copy the state and have it saved; the one before must have been settled."""
+        self._leave_parent()
+        snapshot = self._buffers.copy(state)
+        self._task = _Task(lambda: put(snapshot.wait()))
+
+    def settle(self, directory: Path, *, wait: bool) -> SavedCheckpoint | None:
+        """Return what has been saved since the last time, and None where nothing has.
+
+        Raises
+        ------
+        CheckpointError
+            It is still under way after the longest wait.
+        BaseException
+            What saving it raised.
+        """
+        self._leave_parent()
+        task = self._task
+        if task is None:
+            return None
+        if not task.wait(self.longest_wait_s if wait else 0.0):
+            if wait:
+                raise CheckpointError(
+                    f"a checkpoint in {directory} is still not written after "
+                    f"{self.longest_wait_s:g} s",
+                    path=directory,
+                )
+            return None
+        self._task = None
+        if task.error is not None:
+            raise task.error
+        return task.saved
+
+    def close(self) -> None:
+        """Give the memory back; a save that hangs is left to its thread."""
+        self._task = None
+        self._buffers = Buffers()
+
+    def _leave_parent(self) -> None:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self.close()

@@ -1,0 +1,98 @@
+"""Weights out of a checkpoint: as a state dict, and as safetensors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint
+from eventbus.handlers._checkpoint_files import Folder
+from eventbus.handlers._files import Files
+from eventbus.handlers.checkpoint import CheckpointError
+from eventbus.loops import Run
+
+from .hand_loop import train
+from .saving import draft
+
+
+def trained(directory: Path, model: torch.nn.Module) -> Path:
+    bus, checkpoint = EventBus(), Checkpoint(directory)
+    bus.attach(checkpoint)
+    with Run(bus, model=model) as run:
+        for _epoch in run.epochs(1):
+            for _batch in run.batches([1]):
+                run.report(loss=1.0)
+    assert checkpoint.last_path is not None
+    return checkpoint.last_path
+
+
+class Tied(torch.nn.Module):
+    """A model whose two layers share their weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(3, 3)
+        self.second = torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+
+def test_weights_load_into_a_model(tmp_path: Path) -> None:
+    model, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    trained(tmp_path, model)
+    other.load_state_dict(Checkpoint.weights(tmp_path))
+    assert torch.equal(other.weight, model.weight)
+
+
+def test_weights_of_another_part_are_asked_for_by_its_key(tmp_path: Path) -> None:
+    checkpoint = train(tmp_path)
+    assert checkpoint.last_path is not None
+    assert Checkpoint.weights(checkpoint.last_path, "loop") == {"epoch": 5}
+
+
+def test_part_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(CheckpointError, match="no part 'models.a'; it has: Checkpoint, loop, mod"):
+        Checkpoint.weights(tmp_path, "models.a")
+
+
+def test_export_is_read_by_safetensors(tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors")
+    torch_side = pytest.importorskip("safetensors.torch")
+    model, other = Tied(), Tied()
+    trained(tmp_path / "run", model)
+    target = tmp_path / "weights.safetensors"
+    target.write_text("an older export")
+    Checkpoint.export(tmp_path / "run", target)
+    other.load_state_dict(torch_side.load_file(target))
+    assert torch.equal(other.second.weight, model.first.weight)
+    assert torch.equal(other.second.bias, model.second.bias)
+    with library.safe_open(target, "pt") as file:
+        assert file.metadata()["step"] == "1"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", "weights.safetensors"]
+
+
+@pytest.mark.parametrize("weights", [{"a": 1}, {"inner": {"a": torch.ones(1)}}, [1]])
+def test_export_of_what_are_no_tensors_is_refused(tmp_path: Path, weights: object) -> None:
+    pytest.importorskip("safetensors.torch")
+    Folder(tmp_path / "run", Files()).commit(draft(1), {"model": weights})
+    with pytest.raises(CheckpointError, match=r"not a tensor|not tensors by name"):
+        Checkpoint.export(tmp_path / "run", tmp_path / "weights.safetensors")
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_export_without_the_library_is_one_line_that_names_the_extra(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run", torch.nn.Linear(1, 1))
+    code = (
+        "import sys; sys.modules['safetensors'] = None\n"
+        "from eventbus.handlers import Checkpoint\n"
+        f"try: Checkpoint.export({str(path)!r}, 'weights.safetensors')\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = "Checkpoint.export needs safetensors: pip install 'training-eventbus[safetensors]'\n"
+    assert done.stdout == line
