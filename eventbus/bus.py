@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from types import MethodType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from eventbus.answers import Answers, Request
-from eventbus.attachment import Attachment
-from eventbus.background import Background
 from eventbus.declaration import Declaration, signal
 from eventbus.describe import describe
-from eventbus.emitter import Emitter, of_the_call
-from eventbus.errors import AttachError
+from eventbus.emitter import Emitter
+from eventbus.emitting import LoopsSide
 from eventbus.event_signal import EventSignal
 from eventbus.failures import Failures
-from eventbus.frames import Underway, surrounding
+from eventbus.frames import Underway
 from eventbus.housekeeping import Housekeeping
-from eventbus.inbox import Inbox, Runs
+from eventbus.inbox import Inbox
 from eventbus.inert import inert_bus, silence_in_children
-from eventbus.naming import check_own_name, is_same, label_of, name_of
 from eventbus.registry import Registry
 from eventbus.state import RestoredState
-from eventbus.subscription import OnError, Options, Subscription
+from eventbus.subscribing import HandlersSide
+from eventbus.subscription import Subscription
 from eventbus.timing import Profile
 
 __all__ = ["EventBus"]
@@ -37,7 +31,7 @@ P = ParamSpec("P")
 log = logging.getLogger("eventbus")
 
 
-class EventBus:
+class EventBus(HandlersSide, LoopsSide):
     """Carries named signals from training loops to handlers, and their answers back.
 
     Parameters
@@ -82,278 +76,6 @@ class EventBus:
         self._settled = self.root.settled
         self._housekeeping = Housekeeping(self)
         silence_in_children(self)
-
-    # -- for handlers
-
-    def on(
-        self,
-        *signals: str | Declaration[...],
-        when: Any = None,
-        priority: int = 0,
-        sender: str | None = None,
-        name: str | None = None,
-        on_error: OnError = "raise",
-        background: Background | bool | None = None,
-    ) -> Callable[[F], F]:
-        """Subscribe the decorated callable, which is returned unchanged.
-
-        Parameters
-        ----------
-        signals
-            Names or declarations; or a pattern, `"validation_*"` or `"*"`, which covers signals
-            declared later too, but never `handler_failed` and `state_*`.
-        when
-            A filter, or a callable that names fields. None: always due.
-        priority
-            A higher number runs first; equal ones in the order they were subscribed. See
-            `Priority`.
-        sender
-            Hear this sender alone.
-        name
-            For messages and tables; else the function's.
-        on_error
-            "raise" lets a failure reach the loop, "isolate" logs and counts it.
-        background
-            True, or a `Background` with a queue of another size: call it on a thread of its own,
-            which the loop does not wait for. It cannot name the model or the optimizer.
-
-        Raises
-        ------
-        EventBusError
-            An unknown signal or field, an `async def`, a filter that names a wrong field.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.on("epoch_started", "epoch_finished", sender="train")
-        ... def show(event): print(event.name)
-        >>> _ = bus.bind(sender="train").emit("epoch_started", epoch=1, step=0)
-        epoch_started
-        >>> _ = bus.bind(sender="generator").emit("epoch_started", epoch=1, step=0)
-        """
-        options = Options.checked(when, priority, sender, on_error, background)
-        return self._decorator(signals, name, options)
-
-    def once(
-        self,
-        *signals: str | Declaration[...],
-        when: Any = None,
-        priority: int = 0,
-        sender: str | None = None,
-        name: str | None = None,
-        on_error: OnError = "raise",
-        background: Background | bool | None = None,
-    ) -> Callable[[F], F]:
-        """Subscribe as `on` does, for one call.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.once("batch_finished")
-        ... def first(step): print("first step:", step)
-        >>> for step in (1, 2): _ = bus.emit("batch_finished", epoch=1, step=step)
-        first step: 1
-        """
-        options = Options.checked(when, priority, sender, on_error, background, once=True)
-        return self._decorator(signals, name, options)
-
-    def _decorator(
-        self, signals: tuple[Any, ...], name: str | None, options: Options
-    ) -> Callable[[F], F]:
-        names = self._names(signals)
-        check_own_name(name)
-
-        def subscribe(handler: F) -> F:
-            self._replace(handler)
-            own = name_of(handler)
-            labelled = options
-            if name is None and isinstance(handler, MethodType):
-                labelled = replace(options, label=f"{own}.{label_of(handler)}")
-            self.registry.subscribe(handler, names, name or own, labelled)
-            return handler
-
-        return subscribe
-
-    def _names(self, signals: tuple[Any, ...]) -> tuple[str, ...]:
-        if not signals:
-            raise TypeError('name the signals: @bus.on("batch_finished")')
-        for each in signals:
-            if not isinstance(each, str | Declaration | EventSignal) or not each:
-                raise TypeError(f'name the signals: @bus.on("batch_finished"); got {each!r}')
-        return tuple(s if isinstance(s, str) else self.signal(s).name for s in signals)
-
-    def _replace(self, handler: Any) -> None:
-        for name in self.registry.replace_redefined(handler):
-            log.warning("handler %r was defined again: the new one replaces it", name)
-
-    def attach(
-        self,
-        thing: Any,
-        *,
-        when: Any = None,
-        priority: int | None = None,
-        sender: str | None = None,
-        name: str | None = None,
-        on_error: OnError | None = None,
-        background: Background | bool | None = None,
-    ) -> Attachment:
-        """Subscribe every mark that an object, a module or a function has; see `handles`.
-
-        The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
-        still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
-        checkpoints under its name: the class's, unless `name` is given.
-
-        Raises
-        ------
-        AttachError
-            Attached already, nothing to attach, or the state of another has that name.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus, handles
-        >>> class Greeter:
-        ...     @handles("run_started")
-        ...     def greet(self, run): print("hello", run)
-        >>> bus = EventBus()
-        >>> handle = bus.attach(Greeter())
-        >>> _ = bus.bind(sender="digits").emit("run_started")
-        hello digits
-        >>> handle.detach()
-        """
-        overrides = {
-            "when": when,
-            "priority": priority,
-            "sender": sender,
-            "on_error": on_error,
-            "background": background,
-        }
-        check_own_name(name)
-        self._replace(thing)
-        return self.registry.attach(thing, name, overrides)
-
-    def detach(self, thing: Any) -> None:
-        """End every subscription of a function or an object.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.on("epoch_finished")
-        ... def report(epoch): print(epoch)
-        >>> bus.detach(report)
-        >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
-        """
-        attachments = [
-            a for a in self.registry.attachments if is_same(a.thing, thing) or a is thing
-        ]
-        subscriptions = [s for s in self.subscriptions if is_same(s.handler, thing) or s is thing]
-        if not attachments and not subscriptions:
-            raise AttachError(f"{thing!r} is not attached to this bus")
-        for attachment in attachments:
-            attachment.detach()
-        for subscription in subscriptions:
-            subscription.detach()
-
-    # -- for loops
-
-    def bind(
-        self,
-        *,
-        sender: str | None = None,
-        parent: Emitter | None = None,
-        **context: Any,
-    ) -> Emitter:
-        """Make an emitter: a label, and a run's context, which rides on each of its signals.
-
-        Parameters
-        ----------
-        sender
-            The label; a non-empty string.
-        parent
-            The emitter of the run that this one is inside of: it then reaches only subscriptions
-            with this `sender=`, and the parent's `Stop` is pending here too.
-        context
-            `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run`, `run_id`.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.on("epoch_finished")
-        ... def save(epoch, model): print("saving", model)
-        >>> loop = bus.bind(sender="train", model="the model")
-        >>> _ = loop.emit("epoch_finished", epoch=1, step=10)
-        saving the model
-        """
-        given = {name: value for name, value in context.items() if value is not None}
-        return Emitter(self, sender, given, parent)
-
-    @overload
-    def emit(self, signal: Declaration[P], /, *args: P.args, **fields: P.kwargs) -> Answers: ...
-    @overload
-    def emit(self, signal: str | EventSignal[...], /, **fields: Any) -> Answers: ...
-    def emit(self, signal: Any, /, **fields: Any) -> Answers:  # type: ignore[misc]  # *args cost
-        """Emit from nowhere in particular; inside a handler, from where its event came.
-
-        `sender=` labels this emission alone. Context may be given like fields.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.on("batch_finished")
-        ... def measure(step, bus): bus.emit("metrics_measured", metrics={"norm": 0.5})
-        >>> @bus.on("metrics_measured")
-        ... def show(step, metrics): print(step, metrics)
-        >>> _ = bus.emit("batch_finished", epoch=1, step=7)
-        7 {'norm': 0.5}
-        """
-        emit = self._settled.get(signal)
-        if emit is not None:
-            try:
-                return emit(**fields)
-            except TypeError as error:  # `sender`, context, or a slip
-                if not of_the_call(error):
-                    raise
-        return self._emitter(fields).emit_slowly(signal, fields)
-
-    def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
-        """Let handlers replace a value; return what they made of it.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus
-        >>> bus = EventBus()
-        >>> @bus.on("batch_loaded")
-        ... def double(batch): return [2 * x for x in batch]
-        >>> bus.transform("batch_loaded", [1, 2], epoch=1, step=1, batch_index=1)
-        [2, 4]
-        """
-        return self._emitter(fields).transform(signal, value, **fields)
-
-    def answer(self, answer: Request, *, runs: Runs = "current", by: str = "bus.answer") -> None:
-        """Give an answer from anywhere: any thread, an OS signal handler.
-
-        It is pending from the next emission on, in the runs that are there by now; where none has
-        heard it, in the next one. `runs="all"` ends later runs on the bus too.
-
-        Examples
-        --------
-        >>> from eventbus import EventBus, Stop
-        >>> bus = EventBus()
-        >>> loop = bus.bind(sender="train")
-        >>> bus.answer(Stop("SIGTERM", exit_code=143))
-        >>> loop.emit("batch_finished", epoch=1, step=1).stop.reason
-        'SIGTERM'
-        """
-        if not isinstance(answer, Request):
-            raise TypeError(f"bus.answer takes a Stop, StopEpoch or SkipBatch, got {answer!r}")
-        if runs not in ("current", "all"):
-            raise ValueError(f'runs is "current" or "all", got {runs!r}')
-        if not self.inert:
-            self.inbox.give(answer.signed(by), runs)
 
     # -- signals
 
@@ -491,15 +213,6 @@ class EventBus:
     def take_counts(self) -> None:
         """Give restored counts to filters that read them."""
         self._housekeeping.take_counts()
-
-    def here(self) -> Emitter:
-        """Return the emitter of the emission that this thread is inside of, else the bus's own."""
-        event = surrounding(self, sys._getframe(1))
-        return self.root if event is None else event.emitter
-
-    def _emitter(self, fields: dict[str, Any]) -> Emitter:
-        emitter = self.here()
-        return emitter.labelled(fields.pop("sender")) if "sender" in fields else emitter
 
     def silence(self) -> None:
         """Call nobody any more: this is a copy in a forked child."""

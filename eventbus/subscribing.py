@@ -1,0 +1,205 @@
+"""The side of the bus that handlers use: subscribe, attach, and end it again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eventbus.attachment import Attachment
+from eventbus.background import Background
+from eventbus.declaration import Declaration
+from eventbus.errors import AttachError
+from eventbus.event_signal import EventSignal
+from eventbus.naming import check_own_name, is_same, label_of, name_of
+from eventbus.subscription import OnError, Options
+
+if TYPE_CHECKING:
+    from eventbus.registry import Registry
+
+__all__ = ["HandlersSide"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+log = logging.getLogger("eventbus")
+
+
+class HandlersSide:
+    """What an `EventBus` offers to those who listen."""
+
+    registry: Registry
+
+    def on(
+        self,
+        *signals: str | Declaration[...],
+        when: Any = None,
+        priority: int = 0,
+        sender: str | None = None,
+        name: str | None = None,
+        on_error: OnError = "raise",
+        background: Background | bool | None = None,
+    ) -> Callable[[F], F]:
+        """Subscribe the decorated callable, which is returned unchanged.
+
+        Parameters
+        ----------
+        signals
+            Names or declarations; or a pattern, `"validation_*"` or `"*"`, which covers signals
+            declared later too, but never `handler_failed` and `state_*`.
+        when
+            A filter, or a callable that names fields. None: always due.
+        priority
+            A higher number runs first; equal ones in the order they were subscribed. See
+            `Priority`.
+        sender
+            Hear this sender alone.
+        name
+            For messages and tables; else the function's.
+        on_error
+            "raise" lets a failure reach the loop, "isolate" logs and counts it.
+        background
+            True, or a `Background` with a queue of another size: call it on a thread of its own,
+            which the loop does not wait for. It cannot name the model or the optimizer.
+
+        Raises
+        ------
+        EventBusError
+            An unknown signal or field, an `async def`, a filter that names a wrong field.
+
+        Examples
+        --------
+        >>> from eventbus import EventBus
+        >>> bus = EventBus()
+        >>> @bus.on("epoch_started", "epoch_finished", sender="train")
+        ... def show(event): print(event.name)
+        >>> _ = bus.bind(sender="train").emit("epoch_started", epoch=1, step=0)
+        epoch_started
+        >>> _ = bus.bind(sender="generator").emit("epoch_started", epoch=1, step=0)
+        """
+        options = Options.checked(when, priority, sender, on_error, background)
+        return self._decorator(signals, name, options)
+
+    def once(
+        self,
+        *signals: str | Declaration[...],
+        when: Any = None,
+        priority: int = 0,
+        sender: str | None = None,
+        name: str | None = None,
+        on_error: OnError = "raise",
+        background: Background | bool | None = None,
+    ) -> Callable[[F], F]:
+        """Subscribe as `on` does, for one call.
+
+        Examples
+        --------
+        >>> from eventbus import EventBus
+        >>> bus = EventBus()
+        >>> @bus.once("batch_finished")
+        ... def first(step): print("first step:", step)
+        >>> for step in (1, 2): _ = bus.emit("batch_finished", epoch=1, step=step)
+        first step: 1
+        """
+        options = Options.checked(when, priority, sender, on_error, background, once=True)
+        return self._decorator(signals, name, options)
+
+    def _decorator(
+        self, signals: tuple[Any, ...], name: str | None, options: Options
+    ) -> Callable[[F], F]:
+        names = self._names(signals)
+        check_own_name(name)
+
+        def subscribe(handler: F) -> F:
+            self._replace(handler)
+            own = name_of(handler)
+            labelled = options
+            if name is None and isinstance(handler, MethodType):
+                labelled = replace(options, label=f"{own}.{label_of(handler)}")
+            self.registry.subscribe(handler, names, name or own, labelled)
+            return handler
+
+        return subscribe
+
+    def _names(self, signals: tuple[Any, ...]) -> tuple[str, ...]:
+        if not signals:
+            raise TypeError('name the signals: @bus.on("batch_finished")')
+        for each in signals:
+            if not isinstance(each, str | Declaration | EventSignal) or not each:
+                raise TypeError(f'name the signals: @bus.on("batch_finished"); got {each!r}')
+        return tuple(s if isinstance(s, str) else self.registry.signal(s).name for s in signals)
+
+    def _replace(self, handler: Any) -> None:
+        for name in self.registry.replace_redefined(handler):
+            log.warning("handler %r was defined again: the new one replaces it", name)
+
+    def attach(
+        self,
+        thing: Any,
+        *,
+        when: Any = None,
+        priority: int | None = None,
+        sender: str | None = None,
+        name: str | None = None,
+        on_error: OnError | None = None,
+        background: Background | bool | None = None,
+    ) -> Attachment:
+        """Subscribe every mark that an object, a module or a function has; see `handles`.
+
+        The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
+        still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
+        checkpoints under its name: the class's, unless `name` is given.
+
+        Raises
+        ------
+        AttachError
+            Attached already, nothing to attach, or the state of another has that name.
+
+        Examples
+        --------
+        >>> from eventbus import EventBus, handles
+        >>> class Greeter:
+        ...     @handles("run_started")
+        ...     def greet(self, run): print("hello", run)
+        >>> bus = EventBus()
+        >>> handle = bus.attach(Greeter())
+        >>> _ = bus.bind(sender="digits").emit("run_started")
+        hello digits
+        >>> handle.detach()
+        """
+        overrides = {
+            "when": when,
+            "priority": priority,
+            "sender": sender,
+            "on_error": on_error,
+            "background": background,
+        }
+        check_own_name(name)
+        self._replace(thing)
+        return self.registry.attach(thing, name, overrides)
+
+    def detach(self, thing: Any) -> None:
+        """End every subscription of a function or an object.
+
+        Examples
+        --------
+        >>> from eventbus import EventBus
+        >>> bus = EventBus()
+        >>> @bus.on("epoch_finished")
+        ... def report(epoch): print(epoch)
+        >>> bus.detach(report)
+        >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
+        """
+        attachments = [
+            a for a in self.registry.attachments if is_same(a.thing, thing) or a is thing
+        ]
+        subscriptions = [
+            s for s in self.registry.subscriptions if is_same(s.handler, thing) or s is thing
+        ]
+        if not attachments and not subscriptions:
+            raise AttachError(f"{thing!r} is not attached to this bus")
+        for attachment in attachments:
+            attachment.detach()
+        for subscription in subscriptions:
+            subscription.detach()
