@@ -12,7 +12,7 @@ from ._checkpoint_files import Folder, SavedCheckpoint
 from ._checkpoint_manifest import Manifest
 from ._monitor import Monitor
 
-__all__ = ["Shelf"]
+__all__ = ["Shelf", "ranked"]
 
 
 @dataclass
@@ -73,12 +73,15 @@ class Shelf:
                 self.own.remove(saved.manifest.id)
 
     def _best(self, own: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
-        """Return the best, the very best first; of equal ones the older is better."""
-        monitor = self.monitor
-        if monitor is None:
+        """Return the best, the very best first."""
+        if self.monitor is None:
             return []
-        values = [(saved.manifest.metrics.get(monitor.metric, math.nan), saved) for saved in own]
-        sign = 1 if monitor.mode == "min" else -1
-        finite = [(sign * value, saved) for value, saved in values if math.isfinite(value)]
-        finite.sort(key=lambda pair: pair[0])  # stable: the older stays before its equals
-        return [saved for _, saved in finite[: self.keep_best]]
+        return ranked(own, self.monitor.metric, self.monitor.mode)[: self.keep_best]
+
+
+def ranked(saved: list[SavedCheckpoint], metric: str, mode: str) -> list[SavedCheckpoint]:
+    """Order those whose metric is finite, the best first; of equal ones the older is better."""
+    sign = 1 if mode == "min" else -1
+    values = [(sign * one.manifest.metrics.get(metric, math.nan), one) for one in saved]
+    finite = [pair for pair in values if math.isfinite(pair[0])]
+    return [one for _, one in sorted(finite, key=lambda pair: pair[0])]  # stable

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from eventbus import EventBusError
 from eventbus.cli.catalogue import handlers_table
+from eventbus.cli.checkpoints import CheckpointOptions
+from eventbus.cli.checkpoints import checkpoints as run_checkpoints
 from eventbus.cli.demo import Options
 from eventbus.cli.demo import demo as run_demo
 from eventbus.cli.errors import CommandError
@@ -95,6 +97,24 @@ def demo(
 ) -> None:
     """Train a small network on scanned digits, with the usual handlers on the bus."""
     run_demo(Options(epochs, run_dir, seed, resume), _console())
+
+
+@app.command()
+def checkpoints(
+    directory: Annotated[Path, typer.Argument(help="Where a Checkpoint handler saved.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every sum and load every one.")
+    ] = False,
+    show: Annotated[
+        str | None, typer.Option(help="Show what is in one: its name or path, or 'latest'.")
+    ] = None,
+    prune: Annotated[
+        int | None,
+        typer.Option(help="Delete all but so many of the newest, and the best."),
+    ] = None,
+) -> None:
+    """List the checkpoints in a directory; verify, show or prune them."""
+    run_checkpoints(CheckpointOptions(directory, verify, show, prune), _console())
 
 
 @app.command(hidden=True)

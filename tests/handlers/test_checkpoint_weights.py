@@ -56,7 +56,9 @@ def test_weights_of_another_part_are_asked_for_by_its_key(tmp_path: Path) -> Non
 
 def test_part_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(CheckpointError, match="no part 'models.a'; it has: Checkpoint, loop, mod"):
+    with pytest.raises(
+        CheckpointError, match=r"no part 'models\.a'; it has: Checkpoint, loop, mod"
+    ):
         Checkpoint.weights(tmp_path, "models.a")
 
 
