@@ -23,7 +23,7 @@ def _block(bus: EventBus, signal: EventSignal[...], never_ran: bool) -> str:
     rows = [
         _row(bus, receiver)
         for receiver in sorted(signal.own_receivers(), key=_order)
-        if not receiver.subscription.options.everywhere and not (never_ran and receiver.calls)
+        if not receiver.subscription.options.everywhere and not (never_ran and receiver.ran)
     ]
     plain = 0 if never_ran else len(signal.receivers) - len(signal.own_receivers())
     if plain:

@@ -151,7 +151,7 @@ class Subscription(Handle):
     @property
     def ran(self) -> bool:
         """Whether it was ever called."""
-        return any(receiver.calls for receiver in self.receivers.values())
+        return any(receiver.ran for receiver in self.receivers.values())
 
     @property
     def attached(self) -> bool:
@@ -192,7 +192,8 @@ class Receiver:
         self.signal = signal
         self.monotonic = subscription.bus.monotonic
         self.emissions: int | None = None  # counted only where a filter reads it
-        self.calls = 0
+        self.ran = False
+        self.calls = 0  # while interpreted, as all are while they are profiled
         self._tell: list[Callable[[], None]] = []
         self.call = self.check()
         self.due = subscription.when.bind(self) if subscription.when is not None else None
@@ -268,6 +269,7 @@ class Receiver:
             if not subscription.claim():
                 return NOT_DUE
             subscription.detach()
+        self.ran = True
         self.calls += 1
         for tell in self._tell:
             tell()

@@ -11,8 +11,8 @@ import pytest
 
 import eventbus.port
 from eventbus import Emitter, EventBus, FieldError, Stop, at, every, from_, until
-from eventbus.compiled import FEW, UNROLLED
 from eventbus.signals import batch_finished
+from eventbus.source import FEW, UNROLLED
 
 
 @pytest.fixture(autouse=True)

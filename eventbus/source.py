@@ -1,0 +1,272 @@
+"""The source of a compiled emission: one call after the other, the filters written out as tests.
+
+All names in it that are not fields begin with `_eb_`; what they stand for is in `Writer.names` and
+in `compiled`, where the source is described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from eventbus.calling import REQUIRED, Want
+from eventbus.declaration import CONTEXT
+from eventbus.event import MAPPINGS
+from eventbus.subscription import Receiver
+from eventbus.windows import Windows
+
+if TYPE_CHECKING:
+    from eventbus.due import Filter
+    from eventbus.plan import Plan, PlannedCall
+    from eventbus.port import Port
+
+__all__ = ["FEW", "PREFIX", "UNROLLED", "Writer"]
+
+UNROLLED = 256
+"""More handlers than this are interpreted when one is due: to compile them all takes seconds."""
+
+FEW = 8
+"""From so many handlers with filters on, a window of clocks is kept at which none is due."""
+
+PREFIX = "_eb_"
+"""No field may begin like this."""
+
+
+class Writer:
+    """Writes the source for one plan, and collects what its own names stand for.
+
+    Attributes
+    ----------
+    names : dict
+        Handlers, receivers and constants, by their names in the source.
+    handler_lines : dict
+        The lines that call a handler, counted from 1, and its index in the plan: so a failure is
+        blamed without noting before each call who is next.
+    """
+
+    def __init__(self, port: Port[...], plan: Plan) -> None:
+        self.port = port
+        self.plan = plan
+        declaration = port.signal.declaration
+        assert declaration is not None, "see can_compile"
+        self.fields = list(declaration.fields)
+        self.clock = declaration.clock
+        self.names: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.handler_lines: dict[int, int] = {}  # of the source, to the index in the plan
+
+    def write(self) -> str:
+        """Return the source of a function `emit`."""
+        self._head()
+        if self.plan:
+            self._body()
+        else:
+            self._settle(1)
+        return "\n".join(self.lines) + "\n"
+
+    def _put(self, depth: int, line: str) -> None:
+        self.lines.append("    " * depth + line)
+
+    def _head(self) -> None:
+        required = self._required()
+        optional = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
+        self._put(0, f"def emit({', '.join([*required, *optional])}):")
+        self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
+        self._put(2, f"return {self._slow()}")
+
+    def _slow(self) -> str:
+        return f"_eb_slow({self._sent()})"
+
+    def _sent(self) -> str:
+        items = ", ".join(f"{name!r}: {name}" for name in self.fields)
+        return f"_eb_sent({{{items}}})"
+
+    def _settle(self, depth: int) -> None:
+        self._put(depth, "return _eb_none if _eb_pending.quiet else _eb_settle()")
+
+    def _body(self) -> None:
+        self._check_clock()
+        self._show_mappings()
+        always = [i for i, planned in enumerate(self.plan) if not _filtered(planned)]
+        windowed = self._window()
+        if windowed and not always:
+            self._return_early()
+        self._put(1, "_eb_underway.compiled = True")
+        self._put(1, "try:")
+        depth = 2
+        if windowed and always:
+            self._put(2, "_eb_from, _eb_to = _eb_window")
+            self._put(2, f"if _eb_from <= {self.clock} < _eb_to:")
+            self._calls(3, always)
+            self._put(2, "else:")
+            depth = 3
+        if windowed:
+            self._put(depth, f"_eb_windows.after({self.clock})")
+        self._all(depth)
+        self._tail()
+
+    def _return_early(self) -> None:
+        self._put(1, "_eb_from, _eb_to = _eb_window")
+        self._put(1, f"if _eb_from <= {self.clock} < _eb_to:")
+        self._settle(2)
+
+    def _all(self, depth: int) -> None:
+        if len(self.plan) > UNROLLED:
+            self._put(depth, f"return _eb_whole({self._sent()})")
+            return
+        self._calls(depth, range(len(self.plan)))
+
+    def _calls(self, depth: int, indices: Iterable[int]) -> None:
+        before: str | None = None
+        for index in indices:
+            test = self._test(self.plan[index])
+            if test is not None and test != before:  # one look for neighbours with one filter
+                self._put(depth, f"if {test}:")
+            self._call(depth + (test is not None), index)
+            before = test
+
+    def _tail(self) -> None:
+        self._put(1, "except Exception as error:")
+        self._put(2, "_eb_error = error")
+        self._put(1, "else:")
+        self._settle(2)
+        self._put(1, "finally:")
+        self._put(2, "_eb_underway.compiled = False")
+        self._put(1, "try:")
+        self._put(2, f"return _eb_failed(_eb_error, {self._sent()})")
+        self._put(1, "finally:")
+        self._put(2, "del _eb_error  # its frames would keep the loss alive")
+
+    def _required(self) -> list[str]:
+        asked = {name for planned in self.plan for name in self._always_asked(planned)}
+        if any(_filtered(planned) for planned in self.plan):
+            asked.add(self.clock or "")
+        return [name for name in self.fields if name in asked]
+
+    def _show_mappings(self) -> None:
+        for name in MAPPINGS:
+            if name in self.fields:
+                self._put(1, f"if {name}.__class__ is dict:")
+                self._put(2, f"{name} = _eb_view({name})")
+
+    def _check_clock(self) -> None:
+        if self.clock is not None and any(_filtered(planned) for planned in self.plan):
+            self._put(1, f"if {self.clock}.__class__ is not int:")
+            self._put(2, f"return {self._slow()}")
+
+    def _window(self) -> bool:
+        filtered = [planned for planned in self.plan if _filtered(planned)]
+        always = len(self.plan) - len(filtered)
+        if self.clock is None or len(filtered) < FEW or always > UNROLLED:
+            return False
+        self.names["_eb_windows"] = Windows(self.names, "_eb_window", filtered)
+        return True
+
+    # -- one handler
+
+    def _call(self, depth: int, index: int) -> None:
+        planned = self.plan[index]
+        arguments = self._arguments(planned)
+        with_event = arguments is None or (_filtered(planned) and not self._is_exact(planned))
+        if arguments is None or with_event:
+            self._call_with_event(depth, index, planned)
+        else:
+            self._call_directly(depth, index, planned, arguments)
+        if planned.isolated:
+            self._succeeded(depth, index, planned, "_eb_r is None and " if with_event else "")
+
+    def _succeeded(self, depth: int, index: int, planned: PlannedCall, called: str) -> None:
+        assert planned.receiver is not None, "plain receivers are not isolated"
+        self.names[f"_eb_s{index}"] = planned.receiver.subscription
+        self._put(depth, f"if {called}_eb_s{index}.failures_in_a_row:")
+        self._put(depth + 1, f"_eb_s{index}.failures_in_a_row = 0")
+
+    def _test(self, planned: PlannedCall) -> str | None:
+        if not _filtered(planned) or self.clock is None:
+            return None
+        return _filter(planned).precondition(self.clock)
+
+    def _is_exact(self, planned: PlannedCall) -> bool:
+        return self.clock is not None and _filter(planned).expression(self.clock) is not None
+
+    def _call_directly(self, depth: int, index: int, planned: PlannedCall, arguments: str) -> None:
+        receiver = planned.receiver
+        assert receiver is not None, "a plain receiver is called with an event"
+        self.names[f"_eb_h{index}"] = receiver.subscription.handler
+        if receiver.due is not None:
+            self.names[f"_eb_r{index}"] = receiver
+            self._put(depth, f"_eb_r{index}.ran = True")
+            self._refuse_unsent(depth, index, receiver)
+        self._handler(depth, index, f"_eb_r = _eb_h{index}({arguments})")
+        self._put(depth, "if _eb_r is not None:")
+        self._put(depth + 1, f"return _eb_take_over({index}, _eb_r, {self._sent()})")
+
+    def _refuse_unsent(self, depth: int, index: int, receiver: Receiver) -> None:
+        for want in receiver.subscription.wants.each:
+            if want.default is REQUIRED and want.name in self.fields and want.name != self.clock:
+                self._handler(depth, index, f"if {want.name} is _eb_unsent: raise _eb_not_sent")
+
+    def _call_with_event(self, depth: int, index: int, planned: PlannedCall) -> None:
+        self.names[f"_eb_t{index}"] = planned.take
+        self._handler(depth, index, f"_eb_r = _eb_t{index}(_eb_event({self._sent()}))")
+        self._put(depth, "if _eb_r is not None and _eb_r is not _eb_not_due:")
+        self._put(depth + 1, f"return _eb_take_over({index}, _eb_r, {self._sent()})")
+
+    def _handler(self, depth: int, index: int, line: str) -> None:
+        self._put(depth, line)
+        self.handler_lines[len(self.lines)] = index
+
+    # -- its arguments
+
+    def _always_asked(self, planned: PlannedCall) -> list[str]:
+        receiver = planned.receiver
+        if receiver is None or receiver.due is not None:
+            return []  # one that is not due may ask for what was not sent
+        wants = receiver.subscription.wants.each
+        return [w.name for w in wants if w.default is REQUIRED and w.name in self.fields]
+
+    def _arguments(self, planned: PlannedCall) -> str | None:
+        receiver = planned.receiver
+        if receiver is None or receiver.subscription.wants.takes_rest:
+            return None
+        if receiver.subscription.worker is not None:
+            return None  # it is not called here
+        texts = [self._argument(receiver, want) for want in receiver.subscription.wants.each]
+        return None if None in texts else ", ".join(map(str, texts))
+
+    def _argument(self, receiver: Receiver, want: Want) -> str | None:
+        text = self._value(receiver, want)
+        return text and (f"{want.name}={text}" if want.by_keyword else text)
+
+    def _value(self, receiver: Receiver, want: Want) -> str | None:
+        if want.name in self.fields:
+            return self._field(receiver, want)
+        context = self.port.emitter.context
+        if want.name == "event" or (want.name in CONTEXT and want.name not in context):
+            return None if want.default is REQUIRED else self._constant(want.default)
+        if want.name in CONTEXT:
+            return self._constant(context[want.name])
+        known = {"bus": self.port.emitter.bus, "sender": self.port.emitter.sender}
+        return self._constant(known.get(want.name, want.default))
+
+    def _field(self, receiver: Receiver, want: Want) -> str | None:
+        if want.default is not REQUIRED:
+            default = self._constant(want.default)
+            return f"({default} if {want.name} is _eb_unsent else {want.name})"
+        return want.name
+
+    def _constant(self, value: Any) -> str:
+        name = f"_eb_c{len(self.names)}"
+        self.names[name] = value
+        return name
+
+
+def _filtered(planned: PlannedCall) -> bool:
+    return planned.receiver is not None and planned.receiver.due is not None
+
+
+def _filter(planned: PlannedCall) -> Filter:
+    assert planned.receiver is not None
+    when = planned.receiver.subscription.when
+    assert when is not None, "only asked of those that have one"
+    return when
