@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .non_finite_guard import NonFiniteGuard
     from .notify import Notify
     from .plot import Plot
+    from .preemption import Preemption
     from .progress_bar import ProgressBar
     from .tensorboard import TensorBoard
     from .weights_and_biases import WandB
@@ -50,6 +51,7 @@ __all__ = [
     "NonFiniteGuard",
     "Notify",
     "Plot",
+    "Preemption",
     "ProgressBar",
     "TensorBoard",
     "WandB",
@@ -72,6 +74,7 @@ _MODULES = {
     "NonFiniteGuard": "non_finite_guard",
     "Notify": "notify",
     "Plot": "plot",
+    "Preemption": "preemption",
     "ProgressBar": "progress_bar",
     "TensorBoard": "tensorboard",
     "WandB": "weights_and_biases",
