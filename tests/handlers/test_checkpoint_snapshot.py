@@ -99,6 +99,12 @@ def test_state_that_contains_itself_is_copied() -> None:
     assert copied["a"][1] is copied["a"]
 
 
+def test_large_state_is_copied_to_the_last_byte() -> None:
+    state = {"a": torch.arange(20_000_003), "b": torch.arange(5_000_001, dtype=torch.float64)}
+    copied = Buffers().copy(state).wait()
+    assert all(torch.equal(copied[name], state[name]) for name in state)
+
+
 def test_next_snapshot_uses_the_same_memory() -> None:
     buffers, state = Buffers(), {"a": torch.ones(5), "b": torch.ones(5)}
     places = [
