@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from eventbus import Emitter, EventBus, Priority
-from eventbus.handlers import Preemption
+from eventbus.handlers import Checkpoint, Preemption
 from eventbus.handlers.preemption import ignore_in_worker
 from eventbus.loops import Run
 from eventbus.testing import FakeClock, capture
@@ -374,6 +374,43 @@ def test_a_second_signal_leaves_at_once_even_while_saving() -> None:
     assert done.stderr == "Preemption: a second SIGTERM, leaving at once\n"
 
 
+WHILE_SAVING = """
+import signal, sys, torch
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint, Preemption
+from eventbus.loops import Run
+from eventbus.testing import FakeClock
+
+def interrupted(*args):  # between writing the state and giving it its place
+    if run.stop is not None:
+        clock.advance(1)
+        signal.raise_signal(signal.SIGTERM)
+    return rename(*args)
+
+clock, bus, model = FakeClock(), EventBus(), torch.nn.Linear(2, 1)
+bus.attach(Preemption(monotonic=clock))
+checkpoint = Checkpoint(sys.argv[1], best=None)
+rename, checkpoint.files.rename = checkpoint.files.rename, interrupted
+bus.attach(checkpoint)
+with Run(bus, model=model) as run:
+    for epoch in run.epochs(5):
+        for batch in run.batches([1, 2, 3]):
+            if run.step == 5:
+                signal.raise_signal(signal.SIGTERM)
+            run.report(loss=1.0)
+"""
+
+
+def test_a_second_signal_while_a_checkpoint_is_written_leaves_the_one_before(
+    tmp_path: Path,
+) -> None:
+    done = run_script(WHILE_SAVING, str(tmp_path))
+    assert done.returncode == 143, done.stderr
+    (saved,) = Checkpoint.saved(tmp_path)
+    assert saved.manifest.step == 3
+    assert Checkpoint.load(saved.path)["loop"]["step"] == 3
+
+
 FORKED = """
 import os, signal
 from eventbus import EventBus
@@ -396,8 +433,8 @@ def test_a_forked_child_can_be_terminated_as_ever() -> None:
     assert run_script(FORKED).stdout == "as before\n-15 None\n"
 
 
-def run_script(script: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-c", script]
+def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -438,11 +475,11 @@ def test_a_worker_ignores_the_signals_that_are_named() -> None:
 
 
 TRAINING = """
-import os, sys, time
-from pathlib import Path
+import sys, time
 import torch
 from torch.utils.data import DataLoader
-from eventbus import EventBus, Priority
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint
 from eventbus.handlers.preemption import Preemption, ignore_in_worker
 from eventbus.loops import Run
 
@@ -458,15 +495,10 @@ def load(workers):
     return DataLoader(Slow(), batch_size=4, num_workers=workers, persistent_workers=True,
                       worker_init_fn=ignore_in_worker)
 
-def save(epoch, step):
-    draft = Path(sys.argv[1] + ".draft")
-    draft.write_text(f"{epoch} {step}")
-    os.replace(draft, sys.argv[1])
-
 def main():
     bus, model = EventBus(), torch.nn.Linear(2, 1)
     bus.attach(Preemption())
-    bus.on("epoch_finished", "epoch_interrupted", priority=Priority.PERSIST)(save)
+    bus.attach(Checkpoint(sys.argv[1], best=None))
     bus.on("batch_finished")(lambda step: print("step", step, flush=True))
     bus.on("validation_batch_finished")(lambda step: print("validated", step, flush=True))
     training, validation = load(2), load(2)
@@ -506,4 +538,4 @@ def test_a_signal_to_the_whole_process_group_ends_training_with_workers_in_good_
     assert process.returncode == 128 + number, errors
     steps = [int(line.split()[1]) for line in [*lines, *rest.splitlines()] if "step" in line]
     assert steps == list(range(1, steps[-1] + 1))
-    assert int(saved.read_text().split()[1]) == steps[-1]
+    assert Checkpoint.saved(saved)[-1].manifest.step == steps[-1]
