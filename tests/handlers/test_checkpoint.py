@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventbus import EventBus, EventBusError, every
+from eventbus import EventBus, every
 from eventbus.handlers import Checkpoint, EarlyStopping
 from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError
@@ -310,55 +310,3 @@ def test_other_ranks_are_asked_for_state_and_write_nothing(
     Training(bus).run(2)
     assert len(asked) == 2
     assert list(tmp_path.iterdir()) == []
-
-
-# -- without a bus
-
-
-def test_checkpoint_loads_as_plain_python(tmp_path: Path) -> None:
-    checkpoint = train(tmp_path)
-    assert checkpoint.last_path is not None
-    state = Checkpoint.load(checkpoint.last_path)
-    assert type(state) is dict
-    assert state["loop"] == {"epoch": 5}
-    assert state["model"]["weight"].device.type == "cpu"
-
-
-def test_saved_lists_oldest_first_and_nothing_where_there_is_nothing(tmp_path: Path) -> None:
-    train(tmp_path / "run", keep=None, epochs=2)
-    assert [s.sequence for s in Checkpoint.saved(tmp_path / "run")] == [1, 2]
-    assert Checkpoint.saved(tmp_path / "none") == []
-
-
-# -- arguments
-
-
-@pytest.mark.parametrize("keep", [0, -1, True, 1.5])
-def test_keep_is_a_count(tmp_path: Path, keep: Any) -> None:
-    with pytest.raises(ValueError, match="keep is at least 1, or None for all"):
-        Checkpoint(tmp_path, keep=keep)
-
-
-@pytest.mark.parametrize("keep_best", [0, -1, True, None])
-def test_keep_best_is_a_count(tmp_path: Path, keep_best: Any) -> None:
-    with pytest.raises(ValueError, match="keep_best is at least 1; got"):
-        Checkpoint(tmp_path, keep_best=keep_best)
-
-
-@pytest.mark.parametrize("resume", [True, None, ""])
-def test_resume_is_a_word_or_a_path(tmp_path: Path, resume: Any) -> None:
-    with pytest.raises(TypeError, match="resume is 'auto', 'never' or a path"):
-        Checkpoint(tmp_path, resume=resume)
-
-
-def test_mode_is_checked(tmp_path: Path) -> None:
-    mode: Any = "best"
-    with pytest.raises(ValueError, match="mode is 'min' or 'max'"):
-        Checkpoint(tmp_path, mode=mode)
-
-
-def test_second_one_asks_for_a_name(tmp_path: Path) -> None:
-    bus = EventBus()
-    bus.attach(Checkpoint(tmp_path))
-    with pytest.raises(EventBusError, match="name="):
-        bus.attach(Checkpoint(tmp_path))

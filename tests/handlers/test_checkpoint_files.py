@@ -257,7 +257,9 @@ def test_abandoned_attempt_that_holds_something_else_is_kept(folder: Folder) -> 
 # -- a failing disk
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES]
+)
 def test_failing_disk_leaves_the_previous_intact(tmp_path: Path, code: int) -> None:
     failures = 0
     for at, path in every_failpoint(tmp_path):
