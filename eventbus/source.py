@@ -91,6 +91,8 @@ class Writer:
         windowed = self._window()
         if windowed and not always:
             self._return_early()
+        if any(self._needs_event(planned) for planned in self.plan):
+            self._put(1, "_eb_e = None  # one event for all that ask, made when the first is due")
         self._put(1, "_eb_underway.compiled = True")
         self._put(1, "try:")
         depth = 2
@@ -166,12 +168,11 @@ class Writer:
 
     def _call(self, depth: int, index: int) -> None:
         planned = self.plan[index]
-        arguments = self._arguments(planned)
-        with_event = arguments is None or (_filtered(planned) and not self._is_exact(planned))
-        if arguments is None or with_event:
+        with_event = self._needs_event(planned)
+        if with_event:
             self._call_with_event(depth, index, planned)
         else:
-            self._call_directly(depth, index, planned, arguments)
+            self._call_directly(depth, index, planned)
         if planned.isolated:
             self._succeeded(depth, index, planned, "_eb_r is None and " if with_event else "")
 
@@ -189,8 +190,13 @@ class Writer:
     def _is_exact(self, planned: PlannedCall) -> bool:
         return self.clock is not None and _filter(planned).expression(self.clock) is not None
 
-    def _call_directly(self, depth: int, index: int, planned: PlannedCall, arguments: str) -> None:
-        receiver = planned.receiver
+    def _needs_event(self, planned: PlannedCall) -> bool:
+        if self._arguments(planned) is None:
+            return True
+        return _filtered(planned) and not self._is_exact(planned)
+
+    def _call_directly(self, depth: int, index: int, planned: PlannedCall) -> None:
+        receiver, arguments = planned.receiver, self._arguments(planned)
         assert receiver is not None, "a plain receiver is called with an event"
         self.names[f"_eb_h{index}"] = receiver.subscription.handler
         if receiver.due is not None:
@@ -208,7 +214,8 @@ class Writer:
 
     def _call_with_event(self, depth: int, index: int, planned: PlannedCall) -> None:
         self.names[f"_eb_t{index}"] = planned.take
-        self._handler(depth, index, f"_eb_r = _eb_t{index}(_eb_event({self._sent()}))")
+        event = f"_eb_e := _eb_e or _eb_event({self._sent()})"
+        self._handler(depth, index, f"_eb_r = _eb_t{index}({event})")
         self._put(depth, "if _eb_r is not None and _eb_r is not _eb_not_due:")
         self._put(depth + 1, f"return _eb_take_over({index}, _eb_r, {self._sent()})")
 
