@@ -32,8 +32,9 @@ unit: $(VENV)/.dev $(SDIST)
 slow: $(VENV)/.dev $(SDIST)  ## the tests that take their time
 	$(BIN)/pytest -n 2 -m slow --timeout 600 || { [ $$? -eq 5 ] && echo "no test is marked slow"; }
 
-bench: $(VENV)/.bench  ## what the bus costs, beside others
-	$(BIN)/python -m eventbus.cli bench
+bench: $(VENV)/.dev  ## what an emission and a checkpoint cost, as ratios
+	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 docs: $(VENV)/.dev  ## write docs/*.md anew from the code
 	$(BIN)/python -m eventbus.cli docs
