@@ -1,7 +1,7 @@
 """What an emission costs, as a ratio to the same calls written by hand, measured in one run.
 
-Each round times all cases in turn, so a machine that slows down slows all of them; of the rounds the
-median is taken, of the repeats within a round the least. Times say little, the ratios do.
+Each round times all cases in turn, so a machine that slows down slows all of them; of the rounds
+the median is taken, of the repeats within a round the least. Times say little, the ratios do.
 Run it with: python benchmarks/dispatch.py [--rounds 9]
 """
 
