@@ -109,7 +109,10 @@ def run_started(
 
 @signal(clock="epoch")
 def epoch_started(*, epoch: Epoch, step: Step) -> None:
-    """An epoch begins. Once per epoch, before its loader is opened."""
+    """An epoch begins. Once per epoch, before its loader is opened.
+
+    Not again where a run is resumed within an epoch: that goes on, and its loader is opened again.
+    """
 
 
 @signal(clock="epoch", value="loader")

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventbus.loops._metrics import Metrics
     from eventbus.loops.fit import fit
+    from eventbus.loops.resumable_sampler import ResumableSampler
     from eventbus.loops.run import Run
 
-__all__ = ["Metrics", "Run", "fit"]
+__all__ = ["Metrics", "ResumableSampler", "Run", "fit"]
 
-_HOMES = {"Metrics": "_metrics", "Run": "run", "fit": "fit"}
+_HOMES = {
+    "Metrics": "_metrics",
+    "ResumableSampler": "resumable_sampler",
+    "Run": "run",
+    "fit": "fit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -116,11 +116,20 @@ class BatchSpan:
         if done and (ending is Ending.COMPLETED or self._last.report.made):
             self._finish()
         else:
-            self.skip(reason or self._why_skipped())
+            will_be_redone = ending is Ending.FAILED and not self.told_to_skip
+            self.skip(reason or self._why_skipped(), will_be_redone)
 
-    def skip(self, reason: str) -> None:
-        """End the step without having taken it."""
+    def skip(self, reason: str, will_be_redone: bool = False) -> None:
+        """End the step without having taken it.
+
+        Its data is used up nevertheless, unless a resumed run is to do it again: because the step
+        failed, or a `Stop` came before it.
+        """
         spans = self._spans
+        pending = spans.pending()
+        is_for_stop = pending.stop is not None and pending.skip is None and not self.told_to_skip
+        if not (will_be_redone or is_for_stop):
+            spans.place.end_step(spans.counts.batch_index)
         spans.batch = None
         epoch = spans.counts.epoch
         spans.emitter.emit("batch_skipped", epoch=epoch, step=self.step, reason=reason)
@@ -130,6 +139,7 @@ class BatchSpan:
         self._fold()
         spans.batch = None
         spans.counts.steps_done = self.step
+        spans.place.end_step(spans.counts.batch_index)
         spans.last.update(self._means)
         if spans.epoch is not None:
             spans.epoch.means.merge(self._means)

@@ -18,7 +18,7 @@ class Counts:
     epoch : int
         The epoch under way, or the last one that was; 0 before the first and without epochs.
     epochs_done : int
-        Finished epochs. An interrupted one is not done: a resumed run begins it again.
+        Finished epochs. An interrupted one is not done: a resumed run goes on with it.
     steps_done : int
         Finished optimizer steps.
     rounds : dict
@@ -34,17 +34,17 @@ class Counts:
     batch_index: int = 0
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, in plain Python.
-
-        `position` says how far the epoch under way has come; `epoch` 0 there: none is under way.
-        """
-        under_way = self.epoch if self.epoch != self.epochs_done else 0
+        """Return what a checkpoint keeps, in plain Python."""
         return {
             "epoch": self.epochs_done,
             "step": self.steps_done,
             "rounds": dict(self.rounds),
-            "position": {"epoch": under_way, "batch_index": self.batch_index if under_way else 0},
         }
+
+    @property
+    def under_way(self) -> int:
+        """The epoch that has begun and is not done; 0 where there is none."""
+        return self.epoch if self.epoch != self.epochs_done else 0
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the last finished epoch and step of `state`, made here or by another loop."""

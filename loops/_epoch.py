@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._closing import Ending
-from eventbus.loops._metrics import Means, Metrics
+from eventbus.loops._metrics import Means, Metrics, settled
 from eventbus.loops._report import Report
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class EpochSpan:
         self.means = Means()
         self.validations: dict[str, Any] = {}
         self.extra = Report()
+        self._extra_before: dict[str, Any] = {}  # reported in an earlier life; the body runs again
         self.open_passes: list[weakref.ref[object]] = []
         self.was_cut = False
         self.was_left = False
@@ -72,26 +73,48 @@ class EpochSpan:
         left = [one for one in self.open_passes if one() is None]
         if left:
             self.open_passes = [one for one in self.open_passes if one not in left]
+            if not self.open_passes and self._spans.pending().stop is None:
+                self._spans.place.end_pass()
             self.note_undone()
 
     def close(self, ending: Ending, reason: str = "") -> None:
         """End it: interrupted if a failure or a `Stop` left work undone, else finished."""
         spans = self._spans
-        if self.open_passes:
+        if self.open_passes and ending is not Ending.FAILED:
             self.note_undone()
         spans.epoch = None
         metrics = self._metrics()
         pending = spans.pending()
         if ending is Ending.FAILED or self.was_cut:
+            spans.interrupted = self
             reason = reason or (pending.stop.reason if pending.stop else "")
             self._emit("epoch_interrupted", reason=reason, metrics=metrics)
             return
         spans.counts.epochs_done = spans.counts.epoch
+        spans.place.begin()
         is_cut_short = self.was_left or ending is Ending.LEFT or pending.stop_epoch is not None
         self._emit("epoch_finished", metrics=metrics, complete=not is_cut_short)
 
+    def state(self) -> dict[str, Any]:
+        """Return what its metrics are made of, in tensors and plain Python."""
+        extra = {**self._extra_before, **self.extra.metrics}
+        return {
+            "means": self.means.state(),
+            "validations": {key: settled(value) for key, value in self.validations.items()},
+            "extra": {key: settled(value) for key, value in extra.items()},
+            "was_left": self.was_left,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle: it has begun before, and that was told then."""
+        self.means = Means.of(state.get("means", {}))
+        self.validations = dict(state.get("validations", {}))
+        self._extra_before = dict(state.get("extra", {}))
+        self.was_left = state.get("was_left", False)
+
     def _metrics(self) -> Metrics:
-        values = {**self.means, **self.validations, **self.extra.metrics}
+        extra = {**self._extra_before, **self.extra.metrics}
+        values = {**self.means, **self.validations, **extra}
         self._spans.last.update(values)
         return Metrics(values)
 

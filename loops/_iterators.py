@@ -143,6 +143,9 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if self._is_over or self._is_cut():
             return False
         if self._reader is None:
+            if self._spans.place.passes_over_batches():
+                self._is_over = True
+                return False
             self._open()
             return not self._is_cut()
         return True
@@ -151,13 +154,13 @@ class Batches(Pass, Iterator[T], Generic[T]):
         spans = self._spans
         self._begin()
         if spans.epoch is None:
-            spans.counts.batch_index = 0
+            spans.counts.batch_index = spans.place.start
         epoch = spans.counts.epoch
         loader = spans.emitter.transform(
             "loader_opened", self._loader, epoch=epoch, step=spans.step
         )
         tell_samplers(loader, epoch if spans.epoch is not None else 0)
-        self._reader = Reader(loader)
+        self._reader = spans.place.open(loader)
 
     def _is_cut(self) -> bool:
         # Within accumulated micro-batches the next one becomes the boundary instead, so that
@@ -170,8 +173,11 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def _end(self, done: bool) -> None:
         super()._end(done)
         self._reader = None  # ends a DataLoader's workers
-        if self._spans.batch is not None:
-            self._spans.batch.close(Ending.COMPLETED)
+        spans = self._spans
+        if spans.batch is not None:
+            spans.batch.close(Ending.COMPLETED)
+        if done or spans.pending().stop is None:
+            spans.place.end_pass(in_epoch=spans.epoch is not None, at_end=done)
 
     def _read(self) -> Any:
         assert self._reader is not None
@@ -187,6 +193,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         span = spans.batch or spans.open_batch(self)
         span.wait(self._reader.take_wait())
         counts.batch_index += 1
+        spans.place.note_batch()
         batch = spans.emitter.transform(
             "batch_loaded",
             batch,
@@ -252,7 +259,9 @@ class Validation(Iterator[T], Generic[T]):
 
     def _cut_short(self, span: ValidationSpan) -> None:
         """The safe point before a validation batch is loaded."""
-        if self._spans.pending().stop and not self._reader.is_known_to_have_ended():
+        if span.is_behind:
+            self._is_over = True
+        elif self._spans.pending().stop and not self._reader.is_known_to_have_ended():
             span.was_cut = self._is_over = True
             self._spans.note_undone()
 

@@ -20,11 +20,11 @@ class Reader:
     Attributes
     ----------
     read : int
-        Batches given so far.
+        Batches given so far, those of an earlier life too.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.read = 0
+    def __init__(self, loader: Iterable[Any], read: int = 0) -> None:
+        self.read = read
         self._loader = loader
         self._iterator: Iterator[Any] | None = None
         self._ahead: list[Any] = []
@@ -51,6 +51,16 @@ class Reader:
         """Tell whether all batches were given, as far as can be told without reading on."""
         return self.size is not None and self.read >= self.size
 
+    def is_at_its_end(self) -> bool:
+        """Tell whether nothing is left, of a loader without a length where that was read."""
+        has_read_end = bool(self._ahead) and self._ahead[0] is END
+        return has_read_end or self.is_known_to_have_ended()
+
+    def open(self) -> None:
+        """Begin the iteration now; else the first batch does."""
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+
     @property
     def size(self) -> int | None:
         """The number of batches, where the loader knows it."""
@@ -66,8 +76,8 @@ class Reader:
 
     def _wait(self) -> Any:
         began = perf_counter()
-        if self._iterator is None:
-            self._iterator = iter(self._loader)  # starts a DataLoader's workers: waiting, too
+        self.open()  # starts a DataLoader's workers: waiting, too
+        assert self._iterator is not None
         try:
             return next(self._iterator)
         except StopIteration:

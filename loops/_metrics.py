@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Means", "Metrics", "WeightedMean", "as_recorded", "prefixed"]
+__all__ = ["Means", "Metrics", "WeightedMean", "as_recorded", "prefixed", "settled"]
 
 Value: TypeAlias = "float | Tensor"
 
@@ -53,7 +53,7 @@ class Metrics(Mapping[str, float]):
     def tensors(self) -> Mapping[str, Value]:
         """The values as they are, on their device."""
         if self._tensors is None:
-            self._tensors = MappingProxyType({k: _settled(v) for k, v in self._values.items()})
+            self._tensors = MappingProxyType({k: settled(v) for k, v in self._values.items()})
         return self._tensors
 
     def __getitem__(self, key: str) -> float:
@@ -133,6 +133,17 @@ class WeightedMean:
             return self._only
         return self._total / self._weight if self._weight else math.nan
 
+    def state(self) -> dict[str, Any]:
+        """Return the sums as they are, on their device."""
+        return {"only": self._only, "total": self._total, "weight": self._weight}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> WeightedMean:
+        """Return the mean that had this state."""
+        mean = cls(state["only"], state["weight"])
+        mean._total = state["total"]
+        return mean
+
     def _sum(self) -> Value:
         return _widened(self._only) * self._weight if self._total is None else self._total
 
@@ -155,6 +166,15 @@ class Means(dict[str, WeightedMean]):
                 self[key].merge(mean)
             else:
                 self[key] = mean.copy()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of each."""
+        return {key: mean.state() for key, mean in self.items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Means:
+        """Return the means that had this state."""
+        return cls((key, WeightedMean.of(one)) for key, one in state.items())
 
 
 def as_recorded(key: str, value: Any) -> Value:
@@ -183,7 +203,8 @@ def as_recorded(key: str, value: Any) -> Value:
     raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")
 
 
-def _settled(value: Value | WeightedMean) -> Value:
+def settled(value: Value | WeightedMean) -> Value:
+    """Return the mean that `value` stands for, where it stands for one."""
     return value.value if isinstance(value, WeightedMean) else value
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from eventbus.loops._batch import BatchSpan
 from eventbus.loops._closing import Ending
 from eventbus.loops._epoch import EpochSpan
+from eventbus.loops._metrics import settled
+from eventbus.loops._place import Place
 from eventbus.loops._report import Report
 from eventbus.loops._validation import ValidationSpan
 
@@ -32,6 +34,10 @@ class Spans:
     counts : Counts
     last : dict
         The last value of each metric.
+    place : Place
+        Where in the data the epoch is.
+    interrupted : EpochSpan or None
+        The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
         The open span of that kind, or None.
     has_started : bool
@@ -46,6 +52,8 @@ class Spans:
         self.emitter = emitter
         self.counts = counts
         self.last: dict[str, Any] = {}
+        self.place = Place()
+        self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
         self.validation: ValidationSpan | None = None
@@ -53,6 +61,7 @@ class Spans:
         self.resumed_from: str | None = None
         self.is_closed = False
         self._loose = Report()
+        self._position: Mapping[str, Any] = {}  # in an epoch that a resumed run goes on with
 
     @property
     def step(self) -> int:
@@ -83,11 +92,18 @@ class Spans:
     # -- opening
 
     def open_epoch(self, owner: object) -> None:
-        """Begin the epoch after the last finished one."""
+        """Begin the epoch after the last finished one, or go on in the middle of it."""
         self.counts.epoch = self.counts.epochs_done + 1
-        self.counts.batch_index = 0
+        self.interrupted = None
         self.epoch = EpochSpan(self, owner)
-        self.epoch.start()
+        position, self._position = self._position, {}
+        if position.get("epoch") == self.counts.epoch:
+            self.epoch.restore(position.get("so_far", {}))
+            self.counts.batch_index = self.place.batch_index
+        else:
+            self.counts.batch_index = 0
+            self.place.begin()
+            self.epoch.start()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
@@ -109,9 +125,11 @@ class Spans:
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
-        span.silent = self.pending().stop is not None
+        span.is_behind = self.place.passes_over_validation(name)
+        is_stopped = not span.is_behind and self.pending().stop is not None
+        span.silent = span.is_behind or is_stopped
         self.validation = span
-        if span.silent:
+        if is_stopped:
             self.note_undone()
         span.start()
         return span
@@ -132,6 +150,30 @@ class Spans:
         """Remember that work of this epoch was left undone."""
         if self.epoch is not None:
             self.epoch.note_undone()
+
+    # -- state
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
+
+        `position` says how far the epoch under way has come; `epoch` 0 there: none is under way.
+        """
+        epoch = self.epoch or self.interrupted
+        position = {"epoch": self.counts.under_way, **self.place.state()}
+        if epoch is not None:
+            position["so_far"] = epoch.state()
+        elif self._position:
+            position = {**self._position, **position, "epoch": self._position["epoch"]}
+        last = {key: settled(value) for key, value in self.last.items()}
+        return {**self.counts.state(), "last": last, "position": position}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, here or by another loop."""
+        self.counts.restore(state)
+        self.last.update(state.get("last", {}))
+        self._position = state.get("position", {})
+        if self._position:
+            self.place.restore(self._position)
 
     # -- closing
 

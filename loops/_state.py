@@ -8,52 +8,18 @@ A checkpoint handler never meets the loop: it emits `state_requested` and gets t
 from __future__ import annotations
 
 import logging
-import random
-import sys
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
-import torch
-
 from eventbus import Emitter, EventBus, RestoredState, State
+from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._spans import Spans
 
-__all__ = ["LoopState", "RandomGenerators", "named_parts"]
+__all__ = ["LoopState", "named_parts"]
 
 log = logging.getLogger("eventbus.loops")
 
 OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop")
-
-
-class RandomGenerators:
-    """The global random generators, as a thing with state: Python, numpy, torch on CPU and CUDA.
-
-    numpy's only where somebody has imported it; CUDA's only where it has been used.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return their states in plain Python and tensors."""
-        state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
-            state["cuda"] = torch.cuda.get_rng_state_all()
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            kind, keys, *rest = numpy.random.get_state()
-            state["numpy"] = [kind, keys.tolist(), *rest]  # the safe loader refuses arrays
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set each generator that the checkpoint knows and this process has."""
-        version, words, gauss = state["python"]
-        random.setstate((version, tuple(words), gauss))
-        torch.set_rng_state(state["torch"])
-        if "cuda" in state and torch.cuda.is_available():
-            for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(generator, index)
-        if "numpy" in state:
-            kind, keys, *rest = state["numpy"]
-            import_module("numpy").random.set_state((kind, keys, *rest))
 
 
 class LoopState:
@@ -91,7 +57,7 @@ class LoopState:
     def give(self) -> list[State]:
         """Answer `state_requested`."""
         parts = {key: part.state_dict() for key, part in self._parts.items()}
-        parts["loop"] = self._spans.counts.state()
+        parts["loop"] = self._spans.state()
         return [State(self._prefix + key, value) for key, value in parts.items()]
 
     def take(self, state: RestoredState) -> None:
@@ -104,8 +70,7 @@ class LoopState:
                 _load(part, state.take(self._prefix + key), self._prefix + key)
         position = state.take(self._prefix + "loop")
         if position is not None and not self._spans.has_started:
-            self._spans.counts.restore(position)
-            _warn_of_position(position.get("position", {}))
+            self._spans.restore(position)
 
     def _has(self, state: RestoredState, key: str) -> bool:
         whole = self._prefix + key
@@ -149,14 +114,3 @@ def _load(part: Any, value: Any, key: str) -> None:
     except Exception as error:
         error.add_note(f"while restoring {key!r}")
         raise
-
-
-def _warn_of_position(position: Mapping[str, int]) -> None:
-    if position.get("batch_index"):
-        log.warning(
-            "the checkpoint was made within epoch %d, after batch %d: epoch %d begins again from "
-            "its first batch",
-            position["epoch"],
-            position["batch_index"],
-            position["epoch"],
-        )

@@ -33,6 +33,8 @@ class ValidationSpan:
         Opened by `with run.validation()`, so closed by the end of that block and by nothing else.
     silent : bool
         A `Stop` was pending when it began: it emits and records nothing.
+    is_behind : bool
+        A resumed run has come to one that was done before the checkpoint: silent, and no data read.
     was_cut : bool
         A `Stop` ended it before the data did.
     """
@@ -44,6 +46,7 @@ class ValidationSpan:
         self.round = spans.counts.rounds.get(name, 0) + 1
         self.held = held
         self.silent = False
+        self.is_behind = False
         self.was_cut = False
         self._means = Means()
         self._results = Report()
@@ -114,6 +117,8 @@ class ValidationSpan:
         spans.last.update(values)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
+            if spans.batch is not None or not spans.epoch.open_passes:
+                spans.place.note_validation(self.name, in_step=spans.batch is not None)
         self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:

@@ -106,7 +106,8 @@ class Run:
     def epochs(self, epochs: int) -> Epochs:
         """Iterate over the numbers of the epochs to be done, up to `epochs` in all.
 
-        Starts after the last epoch that is done, in this run or in the checkpoint it goes on from.
+        Starts after the last one done, here or in the checkpoint it goes on from. Within an epoch,
+        what is done of its batches and validations is passed over; other code runs again.
         """
         return Epochs(self._spans, _checked_count("epochs", epochs))
 
@@ -124,7 +125,8 @@ class Run:
         Parameters
         ----------
         loader
-            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0.
+            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0. Resumed
+            within the data: at once with `ResumableSampler` or torchdata's, else by reading again.
         accumulate
             Micro-batches per optimizer step: step where `run.boundary` is true, which it is on
             the last micro-batch of an epoch, too. A report is for one micro-batch; the step's
@@ -147,7 +149,7 @@ class Run:
         """Hold a validation open for a `with` block, for results that are computed elsewhere.
 
         What is reported in the block, outside of a batch, is taken as it is, as `<name>_<key>`.
-        Once a `Stop` is pending the block emits and records nothing.
+        Once a `Stop` is pending it emits and records nothing.
         """
         return HeldValidation(self._spans, name)
 
@@ -161,11 +163,7 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        """True once a `Stop` has cut work of this epoch short.
-
-        A resumed run begins this epoch again, so what is done once per epoch, such as a
-        scheduler's step, waits until then.
-        """
+        """True once a `Stop` has cut work of this epoch short: its end waits for a resumed run."""
         epoch = self._use().epoch
         return epoch is not None and epoch.was_cut
 

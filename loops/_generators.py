@@ -1,0 +1,50 @@
+"""The global random generators, as a thing with state."""
+
+from __future__ import annotations
+
+import random
+import sys
+from importlib import import_module
+from typing import Any
+
+import torch
+
+__all__ = ["RandomGenerators"]
+
+
+class RandomGenerators:
+    """The global random generators, as a thing with state: Python, numpy, torch on CPU and CUDA.
+
+    numpy's only where somebody has imported it; CUDA's only where it has been used.
+
+    Parameters
+    ----------
+    devices
+        Whether those of CUDA are meant, too; to read them waits for the device.
+    """
+
+    def __init__(self, devices: bool = True) -> None:
+        self._devices = devices
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return their states in plain Python and tensors."""
+        state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+        if self._devices and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            kind, keys, *rest = numpy.random.get_state()
+            state["numpy"] = [kind, keys.tolist(), *rest]  # the safe loader refuses arrays
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set each generator that the checkpoint knows and this process has."""
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(generator, index)
+        if "numpy" in state:
+            kind, keys, *rest = state["numpy"]
+            import_module("numpy").random.set_state((kind, keys, *rest))

@@ -1,0 +1,121 @@
+"""Opening a loader in the middle: at the batch after those that a checkpoint has used up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import BatchSampler
+
+from eventbus.loops._generators import RandomGenerators
+from eventbus.loops._loader import END, Reader
+from eventbus.loops.resumable_sampler import ResumableSampler
+
+__all__ = ["Start", "carry_on", "opened"]
+
+log = logging.getLogger("eventbus.loops")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where in a pass to start.
+
+    Attributes
+    ----------
+    used : int
+        Batches that come before.
+    opening : mapping or None
+        The generators as they were when the pass began, whence its order was drawn.
+    loader : mapping or None
+        The state of a loader that has one.
+    """
+
+    used: int
+    opening: Mapping[str, Any] | None = None
+    loader: Mapping[str, Any] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what it was made from."""
+        parts = {"used": self.used, "opening": self.opening, "loader": self.loader}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str, Any]]:
+    """Return a reader of `loader`, from `start` on, and the generators that give its order.
+
+    The loader draws its order again from the generators of the pass's begin; then those of the
+    checkpoint go on. So the batches after `start` are those of an uninterrupted run, and so is what
+    the model draws, wherever the order depends on nothing else.
+    """
+    everywhere, own = RandomGenerators(devices=False), _generators_of(loader)
+    if start is None or start.opening is None:
+        opening = {"random": everywhere.state_dict(), "own": [one.get_state() for one in own]}
+        return _started(loader, start), opening
+    before: dict[str, Any] = dict(start.opening)
+    now = everywhere.state_dict()
+    everywhere.load_state_dict(before["random"])
+    for generator, state in zip(own, before["own"], strict=False):
+        generator.set_state(state)
+    try:
+        return _started(loader, start), before
+    finally:
+        everywhere.load_state_dict(now)
+
+
+def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
+    """Have a loader with a state, at the end of a pass, begin the pass after it."""
+    if not hasattr(loader, "load_state_dict"):
+        return
+    everywhere = RandomGenerators(devices=False)
+    now = everywhere.state_dict()
+    loader.load_state_dict(state)
+    loader.state_dict()  # torchdata's goes to its place only now, and draws a seed on the way
+    everywhere.load_state_dict(now)
+
+
+def _started(loader: Iterable[Any], start: Start | None) -> Reader:
+    if start is None:
+        return Reader(loader)
+    reader = Reader(loader, start.used)
+    if start.loader is not None and hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(start.loader)
+    elif not _starts_at(loader, start.used):
+        _drop(reader, start.used)
+    reader.open()
+    return reader
+
+
+def _starts_at(loader: Any, used: int) -> bool:
+    """Have a `ResumableSampler` begin after `used` batches; say whether there is one."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is BatchSampler and isinstance(batches.sampler, ResumableSampler):
+        batches.sampler.start_at(min(used * batches.batch_size, len(batches.sampler)))
+        return True
+    sampler = getattr(loader, "sampler", None)
+    if batches is None and isinstance(sampler, ResumableSampler):
+        sampler.start_at(min(used, len(sampler)))
+        return True
+    return used == 0
+
+
+def _drop(reader: Reader, used: int) -> None:
+    log.warning(
+        "the loader cannot start in the middle: %d batches that were trained on before are read "
+        "again and dropped (a DataLoader with sampler=ResumableSampler(...) from eventbus.loops, "
+        "or torchdata's StatefulDataLoader, starts at the next one)",
+        used,
+    )
+    reader.read = 0
+    while reader.read < used and reader.next() is not END:
+        pass
+    reader.take_wait()
+
+
+def _generators_of(loader: Any) -> list[Any]:
+    """Return the generators of the loader's own, each once, in an order that is always the same."""
+    samplers = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    inner = getattr(samplers[1], "sampler", None)
+    found = [getattr(one, "generator", None) for one in (loader, *samplers, inner)]
+    return list({id(one): one for one in found if hasattr(one, "set_state")}.values())

@@ -1,0 +1,160 @@
+"""Where in the data an epoch is, in a form that a checkpoint keeps and a resumed run goes on from.
+
+The place is always one between two steps: what a loader has read ahead, and what a step under way
+has taken of it, is read again. A loop body is code, which no checkpoint holds: a resumed run enters
+the body of the epoch at its top, and the Run passes over the loops in it that were done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+from weakref import ref
+
+from eventbus.loops._loader import Reader
+from eventbus.loops._opening import Start, carry_on, opened
+
+__all__ = ["Place"]
+
+log = logging.getLogger("eventbus.loops")
+
+BATCHES = "batches"
+"""In the list of what is done, one pass over training data; a validation is `validation <name>`."""
+
+
+class Place:
+    """How far the epoch under way has come; without epochs, the pass over the data.
+
+    Attributes
+    ----------
+    batch_index : int
+        Micro-batches of the epoch, in all passes, that finished steps have used up.
+    """
+
+    def __init__(self) -> None:
+        self._ended: Any = None  # a loader with a state that goes from pass to pass
+        self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
+        self.begin()
+
+    def begin(self) -> None:
+        """Be at the top of an epoch."""
+        self.batch_index = 0
+        self._behind: list[str] = []  # done in an earlier life, and not yet passed over
+        self._done: list[str] = []
+        self._done_in_step: list[str] = []
+        self._start: Start | None = None
+        self._close()
+
+    def _close(self) -> None:
+        self._used = self._read = 0
+        self._is_open = False
+        self._loader: Any = None
+        self._reader: ref[Reader] | None = None
+        self._opening: dict[str, Any] = {}
+
+    # -- what happens in the epoch
+
+    def open(self, loader: Iterable[Any]) -> Reader:
+        """Begin a pass over `loader`, or go on with the one that was under way."""
+        start, self._start = self._start, None
+        carried, self._carried, self._ended = self._carried, None, None
+        if start is None and carried is not None:
+            carry_on(loader, carried)
+        reader, self._opening = opened(loader, start)
+        self._is_open = True
+        self._used = self._read = 0 if start is None else start.used
+        self._loader = loader if hasattr(loader, "load_state_dict") else None
+        self._reader = ref(reader)
+        return reader
+
+    @property
+    def start(self) -> int:
+        """Batches of the next pass that an earlier life has used up."""
+        return 0 if self._start is None else self._start.used
+
+    def note_batch(self) -> None:
+        """One more micro-batch was read."""
+        self._read += 1
+
+    def end_step(self, batch_index: int) -> None:
+        """All batches read so far are used up."""
+        self.batch_index = batch_index
+        self._used = self._read
+        self._done_in_step = []
+        if self._is_open:
+            self._behind = []  # what was done within this step, and did not come again
+
+    def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
+        """The pass is over: its data has ended, or the loop was left."""
+        if in_epoch and self._is_open:
+            self._done.append(BATCHES)
+        if self._is_open and at_end and self._done.count(BATCHES) <= 1:
+            self._ended = self._loader
+        self._close()
+
+    def note_validation(self, name: str, in_step: bool) -> None:
+        """A validation is done that a resumed run would come to again."""
+        (self._done_in_step if in_step else self._done).append(f"validation {name}")
+
+    # -- what a resumed run passes over
+
+    def passes_over_batches(self) -> bool:
+        """Tell whether the next pass over data was done before the checkpoint."""
+        return self._passes_over(BATCHES)
+
+    def passes_over_validation(self, name: str) -> bool:
+        """Tell whether the next validation was done before the checkpoint."""
+        return self._passes_over(f"validation {name}")
+
+    def _passes_over(self, what: str) -> bool:
+        if not self._behind or (what == BATCHES and self._behind[0] != BATCHES):
+            # A validation within the step that is done again comes after its batches.
+            return False
+        if self._behind[0] != what:
+            log.warning(
+                "the resumed epoch comes to %s where %s was done before the checkpoint: "
+                "nothing more is passed over",
+                what,
+                self._behind[0],
+            )
+            self._behind = []
+            return False
+        (self._done_in_step if self._is_open else self._done).append(self._behind.pop(0))
+        return True
+
+    # -- state
+
+    def state(self) -> dict[str, Any]:
+        """Return it in tensors and plain Python."""
+        done, used = [*self._done, *self._behind, *self._done_in_step], self._used
+        reader = None if self._reader is None else self._reader()
+        has_used_all = (
+            self._loader is None
+            and used == self._read
+            and reader is not None
+            and reader.is_at_its_end()
+        )
+        state: dict[str, Any] = {"batch_index": self.batch_index, "done": done, "used": used}
+        carried = self._carried if self._ended is None else self._ended.state_dict()
+        if carried is not None:
+            state["carried"] = carried
+        if self._start is not None:
+            return {**state, **self._start.state()}  # restored, and not come to yet
+        if has_used_all:
+            return {**state, "done": [*done, BATCHES], "used": 0}
+        if self._is_open:
+            state["opening"] = self._opening
+        if self._loader is not None and used == self._read > 0:
+            state["loader"] = self._loader.state_dict()
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be where `state` was taken."""
+        self.begin()
+        self.batch_index = state["batch_index"]
+        self._carried = state.get("carried")
+        self._behind = list(state.get("done", ()))
+        used = state.get("used", self.batch_index)
+        if used or "opening" in state:
+            self._start = Start(used, state.get("opening"), state.get("loader"))
