@@ -1,0 +1,57 @@
+"""How long an import takes, each in a process of its own."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from benchmarks.measure import Effort
+from benchmarks.results import Row
+from benchmarks.rivals import Rival
+
+__all__ = ["NOTE", "measure"]
+
+GOAL_MS = 60.0
+NOTE = (
+    "Each in a fresh process, milliseconds by the clock from before the import to after it, the"
+    " median; files are in the system's cache. Torch must not be among the modules that `import"
+    " eventbus` loads: each of them is looked for."
+)
+
+PROGRAM = """
+import sys, time
+began = time.perf_counter()
+import {module}
+print(time.perf_counter() - began, "torch" in sys.modules)
+"""
+
+
+def measure(effort: Effort, rivals: Iterable[Rival]) -> list[Row]:
+    """Measure our import and theirs."""
+    rounds = max(1, effort.rounds)
+    own = [_imported("eventbus") for _ in range(rounds + 1)][1:]
+    seconds = statistics.median(taken for taken, _ in own)
+    torch = any(has_torch for _, has_torch in own)
+    return [
+        Row("import", "`import eventbus`", "eventbus", 1000 * seconds, "ms", GOAL_MS),
+        Row("import", "modules of torch that it loads", "eventbus", float(torch), "", 0.0),
+        *(_theirs(rival) for rival in rivals),
+    ]
+
+
+def _theirs(rival: Rival) -> Row:
+    _imported(rival.module)  # into the system's cache
+    return Row("import", "import", rival.name, 1000 * _imported(rival.module)[0], "ms")
+
+
+def _imported(module: str) -> tuple[float, bool]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(module=module)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, has_torch = done.stdout.split()[-2:]
+    return float(seconds), has_torch == "True"

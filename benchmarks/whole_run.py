@@ -1,0 +1,101 @@
+"""A whole training with all that one attaches to it, over the bare loop and over doing it by hand."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Effort, Times, interleaved
+from benchmarks.results import Row
+from benchmarks.rivals import Rival
+from benchmarks.runs import bare, by_hand, with_eventbus
+from benchmarks.task import Task
+
+__all__ = ["NOTE", "measure"]
+
+SECTION = "whole run"
+NOTE = (
+    "1,128 steps of a small perceptron on one thread of the CPU: the loss to a CSV file every 10"
+    " steps, a validation, the last and the best checkpoint after each epoch, early stopping, a"
+    " schedule for the learning rate. The bare loop has none of that, no validation either. By hand"
+    " is the same written inline, with `torch.save` to another name and `os.replace`; by hand,"
+    " durable, also waits for the disk (`fsync`) and writes a SHA-256 sum, as eventbus's `Checkpoint`"
+    " does, which keeps the generators and the position in the data besides. Others neither wait nor"
+    " sum."
+)
+
+Trainer = Callable[[Task, Path], int]
+
+OURS: dict[str, Trainer] = {
+    "bare": bare,
+    "by hand": by_hand,
+    "by hand, durable": partial(by_hand, durable=True),
+    "eventbus": with_eventbus,
+}
+
+
+def measure(effort: Effort, rivals: Iterable[Rival]) -> list[Row]:
+    """Measure whole runs: the bare loop, by hand, ours and others'."""
+    task = Task() if effort.scale > 0.01 else Task(epochs=2, batches=10, hidden=(8,))
+    others = {rival.name: rival.whole_run for rival in rivals if rival.whole_run is not None}
+    rounds = max(1, effort.rounds // 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours = interleaved(_calls(OURS, task), rounds)
+        theirs = interleaved(_calls({"bare": bare, **others}, task), max(1, rounds // 3))
+    finally:
+        torch.set_num_threads(threads)
+    return [*_own_rows(ours), *_other_rows(theirs, others)]
+
+
+def _own_rows(times: Times) -> list[Row]:
+    over_hand = times.ratio("eventbus", "by hand")
+    over_durable = times.ratio("eventbus", "by hand, durable")
+    return [
+        Row(SECTION, "over the same, durable, by hand", "eventbus", over_durable, goal=1.0),
+        Row(SECTION, "over the same by hand", "eventbus", over_hand, goal=1.0),
+        Row(SECTION, OVER_BARE, "eventbus", times.ratio("eventbus", "bare"), goal=1.05),
+        Row(SECTION, OVER_BARE, "by hand", times.ratio("by hand", "bare")),
+        Row(SECTION, OVER_BARE, "by hand, durable", times.ratio("by hand, durable", "bare")),
+    ]
+
+
+OVER_BARE = "over the bare loop"
+
+
+def _other_rows(times: Times, names: Iterable[str]) -> list[Row]:
+    return [Row(SECTION, OVER_BARE, name, times.ratio(name, "bare")) for name in names]
+
+
+def _calls(trainers: dict[str, Trainer], task: Task) -> dict[str, Callable[[], None]]:
+    calls = {name: partial(_train, name, trainer, task) for name, trainer in trainers.items()}
+    for call in calls.values():
+        call()  # warm: imports made late, code specialised, the allocator's memory
+    return calls
+
+
+def _train(name: str, trainer: Trainer, task: Task) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="bench"))
+    try:
+        steps = trainer(task, folder)
+        if steps != task.steps:
+            raise RuntimeError(f"{name} took {steps} steps, not {task.steps}")
+        if name != "bare":
+            _check_duties(name, folder, task)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _check_duties(name: str, folder: Path, task: Task) -> None:
+    rows = (folder / "loss.csv").read_text().count("\n") - 1
+    if rows != task.steps // task.log_every:
+        raise RuntimeError(f"{name} wrote {rows} rows")
+    saved = [path for path in folder.rglob("*") if path.is_file() and path.name != "loss.csv"]
+    if len(saved) < 2:
+        raise RuntimeError(f"{name} saved {saved}, not the last and the best")
