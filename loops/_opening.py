@@ -75,7 +75,7 @@ def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
     everywhere.load_state_dict(now)
 
 
-def _started(loader: Iterable[Any], start: Start | None) -> Reader:
+def _started(loader: Any, start: Start | None) -> Reader:
     if start is None:
         return Reader(loader)
     reader = Reader(loader, start.used)
