@@ -115,7 +115,7 @@ class HandlersSide:
             self._replace(handler)
             own = name_of(handler)
             labelled = options
-            if name is None and isinstance(handler, MethodType):
+            if name is None and type(handler) is MethodType:
                 labelled = replace(options, label=f"{own}.{label_of(handler)}")
             self.registry.subscribe(handler, names, name or own, labelled)
             return handler

@@ -102,12 +102,9 @@ def test_position_within_an_epoch_is_not_lost_silently(
     resumed.attach(Checkpoint(tmp_path, resume="auto"))
     with capture(resumed, "batch_loaded") as recording:
         train(resumed, [1.0, 1.0], losses=[1.0, 1.0, 1.0])
-    assert [(one["epoch"], one["batch_index"]) for one in recording.emissions] == [
-        (2, 1),
-        (2, 2),
-        (2, 3),
-    ]
-    assert "made within epoch 2, after batch 2: epoch 2 begins again" in caplog.text
+    seen = [(one["epoch"], one["batch_index"]) for one in recording.emissions]
+    assert seen == [(2, 3)]
+    assert "ResumableSampler" in caplog.text  # how not to read again what was trained on already
 
 
 class FullDisk(Files):
