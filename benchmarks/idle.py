@@ -20,8 +20,7 @@ NOTE = (
 
 def measure(effort: Effort) -> list[Row]:
     """Measure emissions to 10, 1,000 and 10,000 handlers that are not due."""
-    counts = [count for count in COUNTS if count * effort.scale >= 1]
-    counts = counts if len(counts) > 1 else [10, 100]
+    counts = COUNTS if effort.scale >= 0.1 else (10, 100)
     emissions = {str(count): by_signal(bus_with(count, when=NEVER)) for count in counts}
     times = interleaved_calls(emissions, effort)
     return [

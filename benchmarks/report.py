@@ -26,8 +26,11 @@ def write(results: Results, rivals: list[Rival], folder: Path, effort: str) -> N
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `python -m benchmarks` ({effort}). A ratio (×) is the median over rounds in"
-        " which all that is compared takes turns, in one process.",
+        (
+            f"Written by `python -m benchmarks` ({effort}). A ratio (×) is the median"
+            f" over rounds in"
+            " which all that is compared takes turns, in one process."
+        ),
         "",
         *_circumstances(rivals),
         "",
@@ -42,7 +45,9 @@ def write(results: Results, rivals: list[Rival], folder: Path, effort: str) -> N
 def summary(results: Results) -> str:
     """Return the goals, one line each, for the terminal."""
     rows = [row for row in results.own() if row.goal is not None]
-    lines = [f"{_verdict(row):>7}  {_spelt(row):>9} (goal {_goal(row)})  {row.case}" for row in rows]
+    lines = [
+        f"{_verdict(row):>7}  {_spelt(row):>9} (goal {_goal(row)})  {row.case}" for row in rows
+    ]
     missing = [f"{name}: {why}" for name, why in results.missing.items()]
     return "\n".join([*lines, *missing])
 
@@ -113,10 +118,14 @@ def _circumstances(rivals: Iterable[Rival]) -> list[str]:
     versions = ", ".join(f"{name} {_version(name)}" for name in dict.fromkeys(names))
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     return [
-        f"* {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {_processor()}, {os.cpu_count()}"
-        f" logical cores{load}",
-        f"* {platform.system()} {platform.machine()}, {platform.python_implementation()}"
-        f" {platform.python_version()}",
+        (
+            f"* {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {_processor()}, {os.cpu_count()}"
+            f" logical cores{load}"
+        ),
+        (
+            f"* {platform.system()} {platform.machine()}, {platform.python_implementation()}"
+            f" {platform.python_version()}"
+        ),
         f"* {versions}",
     ]
 

@@ -112,7 +112,7 @@ def _write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def with_eventbus(task: Task, folder: Path) -> int:
+def with_eventbus(task: Task, folder: Path, asynchronous: bool = False) -> int:
     """Train with the same duties as handlers."""
     model = task.model()
     optimizer, scheduler = task.optimizer(model)
@@ -120,7 +120,8 @@ def with_eventbus(task: Task, folder: Path) -> int:
     bus = EventBus()
     bus.attach(CSVLog(folder / "loss.csv", on="batch_finished", when=every(task.log_every)))
     bus.attach(EarlyStopping("val_loss", patience=task.patience))
-    bus.attach(Checkpoint(folder / "checkpoints", keep=1, best="val_loss"))
+    saves = folder / "checkpoints"
+    bus.attach(Checkpoint(saves, keep=1, best="val_loss", asynchronous=asynchronous))
     bus.attach(LRSchedule(lambda _: scheduler))
     with Run(bus, model=model, optimizer=optimizer) as run:
         for _ in run.epochs(task.epochs):

@@ -33,7 +33,7 @@ class Task:
     classes: int = 10
     log_every: int = 10
     patience: int = 1000  # watched, never reached
-    rate: float = 0.05
+    rate: float = 0.005
     momentum: float = 0.9
     seed: int = 0
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
+from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping, global_step_from_engine
 from ignite.handlers.param_scheduler import LRScheduler
 from ignite.metrics import Accuracy, Loss
 
@@ -67,7 +68,7 @@ def whole_run(task: Task, folder: Path) -> int:
         evaluator.run(validation)
         model.train()
 
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, LRScheduler(scheduler))
+    trainer.add_event_handler(Events.EPOCH_STARTED, LRScheduler(scheduler))
     _attach_savers(trainer, evaluator, {"model": model, "optimizer": optimizer}, folder)
     stopping = EarlyStopping(task.patience, _score, trainer)
     evaluator.add_event_handler(Events.COMPLETED, stopping)
@@ -77,8 +78,6 @@ def whole_run(task: Task, folder: Path) -> int:
 
 
 def _evaluator(model: Any) -> Engine:
-    import torch
-
     def step(engine: Engine, batch: Any) -> Any:
         with torch.no_grad():
             return model(batch[0]), batch[1]
@@ -89,14 +88,13 @@ def _evaluator(model: Any) -> Engine:
     return evaluator
 
 
-def _attach_savers(
-    trainer: Engine, evaluator: Engine, parts: dict[str, Any], folder: Path
-) -> None:
+def _attach_savers(trainer: Engine, evaluator: Engine, parts: dict[str, Any], folder: Path) -> None:
     parts = {**parts, "trainer": trainer}
+    step_of = global_step_from_engine(trainer)
 
     def saver(kind: str, **options: Any) -> Checkpoint:
         disk = DiskSaver(str(folder / kind), require_empty=False)
-        return Checkpoint(parts, disk, n_saved=1, **options)
+        return Checkpoint(parts, disk, n_saved=1, global_step_transform=step_of, **options)
 
     best = saver("best", score_function=_score, score_name="loss")
     evaluator.add_event_handler(Events.COMPLETED, saver("last"))

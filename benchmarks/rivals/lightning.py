@@ -86,7 +86,7 @@ class Rows(pl.Callback):
     """The loss every so many steps."""
 
     def __init__(self, log: Log, every: int) -> None:
-        self.log, self.every = log, every
+        self.rows, self.every = log, every
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -94,7 +94,7 @@ class Rows(pl.Callback):
         """Write a row."""
         step = trainer.global_step
         if step % self.every == 0:
-            self.log.row(trainer.current_epoch + 1, step, outputs["loss"].item())
+            self.rows.row(trainer.current_epoch + 1, step, outputs["loss"].item())
 
 
 def whole_run(task: Task, folder: Path) -> int:

@@ -20,7 +20,9 @@ class Rows(Callback):  # type: ignore[misc]
     def __init__(self, log: Log, every: int) -> None:
         self.log, self.every, self.step = log, every, 0
 
-    def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **rest: Any) -> None:
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool = False, **rest: Any
+    ) -> None:
         """Write a row."""
         if training:
             self.step += 1
