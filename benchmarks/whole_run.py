@@ -1,5 +1,4 @@
-"""A whole training with all that one attaches to it, over the bare loop and"
-" over the same by hand."""
+"""A whole training with all that one attaches to it, over the bare loop and over it by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +24,6 @@ NOTE = (
     " steps, a validation, the last and the best checkpoint after each epoch, early stopping, a"
     " schedule for the learning rate. The bare loop has none of that, no validation either. By hand"
     " is the same written inline, with `torch.save` to another name and `os.replace`; by"
-    ""
     " hand,"
     " durable, also waits for the disk (`fsync`) and writes a SHA-256 sum, as"
     " eventbus's `Checkpoint`"
