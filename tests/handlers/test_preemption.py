@@ -178,6 +178,15 @@ def test_what_was_in_place_is_put_back_when_the_run_is_closed(
     assert last == during  # those who save at the end are still protected
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Python's own Ctrl-C, also where the tests were started in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_is_left_alone_unless_wanted() -> None:
     before = signal.getsignal(signal.SIGINT)
     loop = opened(preempted())
