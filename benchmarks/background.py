@@ -28,9 +28,8 @@ TIMEOUT_S = 1.0
 GOAL_US = 50.0
 NOTE = (
     "`background=Background(timeout_s=1)`, a backend that waits, and a loop that emits a"
-    " loss tensor"
-    " every 0.2 ms: the median emission in microseconds (goal: tens of them), the 99th percentile,"
-    " and how long `run_closed` takes in seconds, at most its timeout and a tenth."
+    " loss tensor every 0.2 ms: the median emission in microseconds (goal: tens of them),"
+    " the 99th percentile, and how long `run_closed` takes in seconds, at most its timeout and a tenth."
 )
 
 

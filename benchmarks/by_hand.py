@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Handler", "handlers_taking", "loop_over", "noop", "written_ifs"]
+__all__ = ["Handler", "handlers_taking", "loop_over", "loop_over_due", "noop", "written_ifs"]
 
 Handler = Callable[..., None]
 
@@ -27,6 +27,14 @@ def loop_over(handlers: Sequence[Handler], count: int) -> None:
     for step in range(1, count + 1):
         for handler in handlers:
             handler(step, 0.5)
+
+
+def loop_over_due(handlers: Sequence[Handler], period: int, count: int) -> None:
+    """Call the handlers in a loop, each where it is due."""
+    for step in range(1, count + 1):
+        for handler in handlers:
+            if step % period == 0:
+                handler(step, 0.5)
 
 
 def written_ifs(handlers: Sequence[Handler], period: int) -> Callable[[int], None]:

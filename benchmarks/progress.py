@@ -18,9 +18,8 @@ STEP_S = 0.001
 SECTION = "progress bar"
 NOTE = (
     "Steps that keep the processor busy for 1 ms each, drawn into memory as if it were a"
-    " terminal of"
-    " 100 columns. `ProgressBar` over the same `Run` without it; `Run` and the bar together, and"
-    " `tqdm`, over a plain `for`. The bar draws ten times a second, as `tqdm` does."
+    " terminal of 100 columns. `ProgressBar` over the same `Run` without it; `Run` and the bar"
+    " together, and `tqdm`, over a plain `for`. The bar draws ten times a second, as `tqdm` does."
 )
 
 

@@ -27,9 +27,8 @@ def write(results: Results, rivals: list[Rival], folder: Path, effort: str) -> N
         "# Benchmarks",
         "",
         (
-            f"Written by `python -m benchmarks` ({effort}). A ratio (×) is the median"
-            f" over rounds in"
-            " which all that is compared takes turns, in one process."
+            f"Written by `python -m benchmarks` ({effort}). A ratio (×) is the median over rounds"
+            " in which all that is compared takes turns, in one process."
         ),
         "",
         *_circumstances(rivals),

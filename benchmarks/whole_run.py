@@ -23,13 +23,10 @@ NOTE = (
     "1,128 steps of a small perceptron on one thread of the CPU: the loss to a CSV file every 10"
     " steps, a validation, the last and the best checkpoint after each epoch, early stopping, a"
     " schedule for the learning rate. The bare loop has none of that, no validation either. By hand"
-    " is the same written inline, with `torch.save` to another name and `os.replace`; by"
-    " hand,"
-    " durable, also waits for the disk (`fsync`) and writes a SHA-256 sum, as"
-    " eventbus's `Checkpoint`"
-    " does, which keeps the generators and the position in the data besides. Others"
-    " neither wait nor"
-    " sum."
+    " is the same written inline, with `torch.save` to another name and a rename; by hand, durable,"
+    " also waits for the disk (`fsync`) and writes a SHA-256 sum, as eventbus's `Checkpoint` does,"
+    " which keeps the generators and the position in the data besides. Others neither wait nor sum."
+    " Saving beside the loop is `Checkpoint(asynchronous=True)`."
 )
 
 Trainer = Callable[[Task, Path], int]

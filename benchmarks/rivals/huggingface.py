@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Rows(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **others: Any) -> None:
         """Write a row."""
         if "loss" in logs:
-            self.log.row(int(state.epoch), state.global_step, logs["loss"])
+            self.log.row(math.ceil(state.epoch), state.global_step, logs["loss"])
 
 
 class OwnLoaders(Trainer):  # type: ignore[misc]

@@ -102,8 +102,8 @@ RIVAL = Rival(
     "keras",
     "keras",
     "with nobody there is nothing comparable: it hands batches to a pool of threads; its"
-    " layers, losses and optimizer"
-    " are Keras's own on torch, and what it logs is the mean of the epoch so far",
+    " layers, losses and optimizer are Keras's own on torch, and what it logs is the"
+    " mean of the epoch so far",
     dispatch,
     whole_run,
 )
