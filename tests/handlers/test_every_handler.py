@@ -340,3 +340,20 @@ def test_killed_and_resumed_run_tells_and_decides_as_one_that_was_not(
     assert from_epoch(resumed.told, 4) == [], "it did not go on from the checkpoint"
     assert resumed.trained.weights == whole.trained.weights
     assert resumed.trained.outcome == whole.trained.outcome
+
+
+@every_handler
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_run_killed_at_each_of_its_steps_ends_as_one_that_was_not(
+    cls: type, tmp_path: Path, lives: Nursery
+) -> None:
+    whole = live(cls, tmp_path / "whole")
+    steps = [name for name, *_ in whole.told].count("batch_finished")
+    assert steps >= 3
+    (tmp_path / "cut").mkdir()
+    for step in range(1, steps + 1):
+        lives.die(cls, tmp_path / "cut", ("batch_finished", step))
+    resumed = live(cls, tmp_path / "cut")
+    assert resumed.trained.weights == whole.trained.weights
+    assert resumed.trained.outcome == whole.trained.outcome
