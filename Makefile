@@ -32,7 +32,8 @@ unit: $(VENV)/.dev $(SDIST)
 slow: $(VENV)/.dev $(SDIST)  ## the tests that take their time
 	$(BIN)/pytest -n 2 -m slow --timeout 600 || { [ $$? -eq 5 ] && echo "no test is marked slow"; }
 
-bench: $(VENV)/.dev  ## what an emission and a checkpoint cost, as ratios
+bench: $(VENV)/.dev $(VENV)/.bench  ## what the bus and a checkpoint cost, beside others
+	$(BIN)/python -m benchmarks
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/checkpoint.py
 

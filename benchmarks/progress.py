@@ -25,7 +25,7 @@ NOTE = (
 
 def measure(effort: Effort) -> list[Row]:
     """Measure our bar, and tqdm's where it is installed."""
-    steps = max(20, int(2000 * effort.scale))
+    steps = max(20, int(2000 * effort.scale**0.3))
     loops = {"plain": _plain, "run": _run, "bar": _run_with_bar, **_tqdm()}
     calls = {name: _bound(loop, steps) for name, loop in loops.items()}
     times = interleaved(calls, max(1, effort.rounds // 2))

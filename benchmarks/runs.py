@@ -27,7 +27,7 @@ def bare(task: Task, folder: Path) -> int:
     for _ in range(task.epochs):
         for inputs, labels in train:
             loss = criterion(model(inputs), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -46,7 +46,7 @@ def by_hand(task: Task, folder: Path, durable: bool = False) -> int:
         model.train()
         for inputs, labels in train:
             loss = criterion(model(inputs), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -128,7 +128,7 @@ def with_eventbus(task: Task, folder: Path, asynchronous: bool = False) -> int:
             model.train()
             for inputs, labels in run.batches(train):
                 loss = criterion(model(inputs), labels)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's
                 optimizer.step()
                 optimizer.zero_grad()
                 run.report(loss=loss)

@@ -49,7 +49,8 @@ class Task:
 
     def rate_of(self, epoch: int, rate: float = 0.0) -> float:
         """Return the learning rate of an epoch, counted from 0."""
-        return self.rate * float(self.schedule["gamma"]) ** (epoch // self.schedule["step_size"])
+        period, gamma = self.schedule["step_size"], self.schedule["gamma"]
+        return float(self.rate * gamma ** (epoch // period))
 
     def model(self) -> torch.nn.Module:
         """Return the perceptron, the same each time."""

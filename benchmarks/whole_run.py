@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _other_rows(times: Times, names: Iterable[str]) -> list[Row]:
     return [Row(SECTION, OVER_BARE, name, times.ratio(name, "bare")) for name in names]
 
 
-def _calls(trainers: dict[str, Trainer], task: Task) -> dict[str, Callable[[], None]]:
+def _calls(trainers: dict[str, Trainer], task: Task) -> Mapping[str, Callable[[], None]]:
     calls = {name: partial(_train, name, trainer, task) for name, trainer in trainers.items()}
     for call in calls.values():
         call()  # warm: imports made late, code specialised, the allocator's memory
