@@ -180,6 +180,7 @@ def _panels(results: Results) -> list[list[Row]]:
 
 def _bars(axes: object, rows: list[Row]) -> None:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import NullFormatter
 
     assert isinstance(axes, Axes)
     rows = sorted(rows, key=lambda row: row.value, reverse=True)
@@ -187,6 +188,7 @@ def _bars(axes: object, rows: list[Row]) -> None:
     bars = axes.barh([row.who for row in rows], [row.value for row in rows], color=colours)
     axes.bar_label(bars, [_spelt(row) for row in rows], padding=3, fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # they would lie on top of each other
     axes.margins(x=0.35)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_title(f"{rows[0].section}: {rows[0].case}", fontsize=9)

@@ -49,7 +49,7 @@ def measure(effort: Effort, rivals: Iterable[Rival]) -> list[Row]:
     torch.set_num_threads(1)
     try:
         ours = interleaved(_calls(OURS, task), rounds)
-        theirs = interleaved(_calls({"bare": bare, **others}, task), max(1, rounds // 3))
+        theirs = interleaved(_calls({"bare": bare, **others}, task), max(1, rounds // 2))
     finally:
         torch.set_num_threads(threads)
     return [*_own_rows(ours), *_other_rows(theirs, others)]
