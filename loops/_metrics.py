@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Means", "Metrics", "WeightedMean", "as_recorded", "prefixed", "settled"]
+__all__ = ["Means", "Metrics", "WeightedMean", "as_recorded", "prefixed", "scalars", "settled"]
 
 Value: TypeAlias = "float | Tensor"
 
@@ -201,6 +201,24 @@ def as_recorded(key: str, value: Any) -> Value:
     if hasattr(value, "__float__") or hasattr(value, "__index__"):
         return float(value)
     raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those that are a number or a tensor of one element.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scalars({"loss": torch.tensor(0.5), "lr": 0.1, "confusion": torch.zeros(2, 2), "tag": "a"})
+    {'loss': tensor(0.5000), 'lr': 0.1}
+    """
+    return {key: value for key, value in values.items() if _is_scalar(value)}
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return hasattr(value, "__float__") or hasattr(value, "__index__")
 
 
 def settled(value: Value | WeightedMean) -> Value:
