@@ -78,6 +78,7 @@ class Relay:
         state: Mapping[str, Any] | None = None,
         carried: Mapping[str, Any] | None = None,
         resumed_from: str | None = None,
+        within_epoch: bool = True,
         **context: Any,
     ) -> None:
         """Emit `run_opened`; put back what rode in the framework's checkpoint.
@@ -90,6 +91,8 @@ class Relay:
             What `luggage` gave when the framework saved the checkpoint that it goes on from.
         resumed_from
             That checkpoint's path, where the framework resumes.
+        within_epoch
+            False where the framework begins with a new epoch after the one of the checkpoint.
         context
             `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
         """
@@ -102,6 +105,8 @@ class Relay:
         self._warn_of_limits()
         self._span.open(named_parts(one, several, state))
         self._resume(carried, resumed_from)
+        if resumed_from is not None and not within_epoch:
+            self._spans.forget_position(as_done=True)
 
     def _resume(self, carried: Mapping[str, Any] | None, path: str | None) -> None:
         spans = self._spans
