@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -13,6 +14,9 @@ from torch import Tensor
 __all__ = ["Means", "Metrics", "WeightedMean", "as_recorded", "prefixed", "settled"]
 
 Value: TypeAlias = "float | Tensor"
+
+TOGETHER = 64
+"""So many values are summed at once."""
 
 
 class Metrics(Mapping[str, float]):
@@ -85,8 +89,9 @@ class Metrics(Mapping[str, float]):
 class WeightedMean:
     """A mean that is kept on the device of its values; adding to it never synchronises.
 
-    Sums are kept in float64 where the device has it, so that a long epoch loses nothing to
-    rounding. The mean of a single value is that very value.
+    Values are kept as they come and many are summed at once, so that most steps cost no operation
+    on the device; in float64 where it has that, so that a long epoch loses nothing to rounding. The
+    mean of a single value is that very value.
 
     Examples
     --------
@@ -96,56 +101,97 @@ class WeightedMean:
     2.0
     """
 
-    __slots__ = ("_only", "_total", "_weight")
+    __slots__ = ("_total", "_waiting", "_weight")
 
     def __init__(self, value: Value, weight: int) -> None:
-        self._only: Value = value
         self._total: Value | None = None
+        self._waiting: list[tuple[Value, int]] = [(value, weight)]
         self._weight = weight
 
     def add(self, value: Value, weight: int) -> None:
         """Count one more value."""
-        total = self._sum()
-        if isinstance(total, Tensor) and isinstance(value, Tensor):
-            self._total = torch.add(total, value, alpha=weight)
-        else:
-            self._total = total + _widened(value) * weight
+        self._waiting.append((value, weight))
         self._weight += weight
+        if len(self._waiting) >= TOGETHER:
+            self._set(self._sum())
 
     def merge(self, other: WeightedMean) -> None:
         """Count all that another mean counted."""
-        if other._total is None:
-            self.add(other._only, other._weight)
+        if other._total is None and len(other._waiting) == 1:
+            self.add(*other._waiting[0])
         else:
-            self._total = self._sum() + other._total
+            self._set(self._sum() + other._sum())
             self._weight += other._weight
 
     def copy(self) -> WeightedMean:
         """Return a mean that goes its own way from here."""
-        new = WeightedMean(self._only, self._weight)
-        new._total = self._total
+        new = WeightedMean(0.0, self._weight)
+        new._total, new._waiting = self._total, list(self._waiting)
         return new
 
     @property
     def value(self) -> Value:
         """The mean so far; NaN where all weights are 0."""
-        if self._total is None:
-            return self._only
-        return self._total / self._weight if self._weight else math.nan
+        if self._total is None and len(self._waiting) == 1:
+            return self._waiting[0][0]
+        return self._sum() / self._weight if self._weight else math.nan
 
     def state(self) -> dict[str, Any]:
-        """Return the sums as they are, on their device."""
-        return {"only": self._only, "total": self._total, "weight": self._weight}
+        """Return the sums as they are, on their device.
+
+        What waits to be summed waits on after a resume: summed earlier, it would round otherwise.
+        """
+        values: list[Any] = [value for value, _ in self._waiting]
+        kinds = set(map(_kind, values))
+        return {
+            "total": self._total,
+            "weight": self._weight,
+            "waiting": torch.stack(values) if len(kinds) == 1 and None not in kinds else values,
+            "weights": [weight for _, weight in self._waiting],
+        }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> WeightedMean:
         """Return the mean that had this state."""
-        mean = cls(state["only"], state["weight"])
+        mean = cls(0.0, state["weight"])
         mean._total = state["total"]
+        if "waiting" in state:
+            mean._waiting = list(zip(state["waiting"], state["weights"], strict=True))
+        elif mean._total is None:  # as it was kept once: each value was summed at once
+            mean._waiting = [(state["only"], state["weight"])]
+        else:
+            mean._waiting = []
         return mean
 
+    def _set(self, total: Value) -> None:
+        self._total = total
+        self._waiting = []
+
     def _sum(self) -> Value:
-        return _widened(self._only) * self._weight if self._total is None else self._total
+        total = self._total
+        for (kind, weight), run in groupby(self._waiting, lambda one: (_kind(one[0]), one[1])):
+            for value in _sums([value for value, _ in run], kind):
+                total = value * weight if total is None else _added(total, value, weight)
+        assert total is not None, "a mean is made of at least one value"
+        return total
+
+
+def _kind(value: Value) -> Any:
+    """Return what values must have in common to be stacked; None for numbers."""
+    return (value.device, value.dtype) if isinstance(value, Tensor) else None
+
+
+def _sums(values: list[Any], kind: Any) -> list[Any]:
+    if kind is None:
+        return values  # summed one by one, as anyone would do it by hand
+    wide = _wide(kind[0])
+    return [values[0].to(wide) if len(values) == 1 else torch.stack(values).sum(dtype=wide)]
+
+
+def _added(total: Value, value: Value, weight: int) -> Value:
+    if isinstance(total, Tensor) and isinstance(value, Tensor):
+        return torch.add(total, value, alpha=weight)
+    return total + value * weight
 
 
 class Means(dict[str, WeightedMean]):
@@ -191,27 +237,25 @@ def as_recorded(key: str, value: Any) -> Value:
         A tensor of more than one element.
     """
     if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"metric {key!r} must be a single number; got a tensor of shape "
-                f"{tuple(value.shape)}: report its mean"
-            )
-        scalar = value.detach() if value.dim() == 0 else value.detach().reshape(())
-        return scalar.clone()
+        scalar = value.detach()
+        return scalar.clone() if scalar.dim() == 0 else _only_element(key, scalar).clone()
     if hasattr(value, "__float__") or hasattr(value, "__index__"):
         return float(value)
     raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")
 
 
+def _only_element(key: str, value: Tensor) -> Tensor:
+    if value.numel() != 1:
+        raise ValueError(
+            f"metric {key!r} must be a single number; got a tensor of shape "
+            f"{tuple(value.shape)}: report its mean"
+        )
+    return value.reshape(())
+
+
 def settled(value: Value | WeightedMean) -> Value:
     """Return the mean that `value` stands for, where it stands for one."""
     return value.value if isinstance(value, WeightedMean) else value
-
-
-def _widened(value: Value) -> Value:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(_wide(value.device))
 
 
 def _wide(device: torch.device) -> torch.dtype:
