@@ -265,10 +265,15 @@ def _wide(device: torch.device) -> torch.dtype:
 def _transferred(values: Mapping[str, Value]) -> dict[str, float]:
     floats = dict(values)
     for device, keys in _by_device(values).items():
-        wide = _wide(device)
-        pending = torch.stack([torch.as_tensor(values[key]).to(wide) for key in keys])
-        floats.update(zip(keys, pending.tolist(), strict=True))  # the one synchronisation
+        floats.update(zip(keys, _read(device, [values[key] for key in keys]), strict=True))
     return {key: float(value) for key, value in floats.items()}
+
+
+def _read(device: torch.device, tensors: list[Any]) -> list[float]:
+    if len(tensors) == 1:
+        return [tensors[0].item()]
+    wide = _wide(device)
+    return torch.stack([one.to(wide) for one in tensors]).tolist()  # the one synchronisation
 
 
 def _by_device(values: Mapping[str, Value]) -> dict[torch.device, list[str]]:
