@@ -10,7 +10,7 @@ from torch import Tensor
 from eventbus.loops._metrics import as_recorded
 from eventbus.loops._nested import detached
 
-__all__ = ["Report"]
+__all__ = ["FIELDS", "Report"]
 
 FIELDS = ("batch_size", "outputs", "targets")
 """What `report` takes that is no metric: it becomes the field of that name."""

@@ -179,6 +179,12 @@ class Spans:
         if self._position:
             self.place.restore(self._position)
 
+    def forget_position(self) -> bool:
+        """Begin the epoch under way anew; say whether there is one."""
+        was_within, self._position = bool(self._position.get("epoch")), {}
+        self.place.begin()
+        return was_within
+
     # -- closing
 
     def close_left(self) -> None:
