@@ -201,7 +201,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
             step=span.step,
             batch_index=counts.batch_index,
         )
-        is_given = _announce(spans, span) if span.bodies == 0 else not spans.pending().skip
+        is_given = _announce(spans, span) if span.bodies == 0 else not spans.skips()
         if is_given:
             span.enter(Body(batch), self._is_boundary(span))
         return batch, is_given
@@ -282,7 +282,9 @@ def _starts(spans: Spans, span: BatchSpan) -> bool:
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:
-    answer = spans.pending().skip or spans.cut() if spans.pending() else None
+    if spans.emitter.pending.quiet:
+        return False
+    answer = spans.pending().skip or spans.cut()
     if answer is None:
         return False
     span.skip(answer.reason)

@@ -13,6 +13,7 @@ from eventbus.loops.accelerate import accumulate
 from .task import Task, Trained
 
 NAME = "Accelerate"
+OWN_STATE = "`Checkpoint` is its own, as in any loop by hand"
 
 
 def train(bus: EventBus, task: Task) -> Trained:
