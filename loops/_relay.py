@@ -200,6 +200,11 @@ class Relay:
         return self._spans.step
 
     @property
+    def steps_done(self) -> int:
+        """Finished optimizer steps."""
+        return self._spans.counts.steps_done
+
+    @property
     def epoch(self) -> int:
         """The epoch under way, or the last one that was."""
         return self._spans.counts.epoch
@@ -275,7 +280,7 @@ class Relay:
             self._enter(Body(has_batch=False))
 
     def _open_step(self) -> BatchSpan | None:
-        if self.is_over and self._spans.batch is None:
+        if self._spans.batch is None and (self.is_over or self._spans.cut() is not None):
             self._pass_over()
         if self._passes_over:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def tensorboard(train: Train, folder: Path) -> Any:
 def mix_up(train: Train, folder: Path) -> Any:
     bus = EventBus()
     events = observed(bus)
-    bus.attach(MixUp(CLASSES))
+    inputs, targets = getattr(import_module(train.__module__), "KEYS", (0, 1))
+    bus.attach(MixUp(CLASSES, inputs=inputs, targets=targets))
     weights = train(bus, Task(soft_targets=True)).weights
     losses = [float(loss) for (loss,) in told(events, "batch_finished", "loss")]
     return {"losses": losses, "weights": weights}
