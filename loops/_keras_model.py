@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy
 import torch
 from keras.src.saving.keras_saveable import KerasSaveable
@@ -27,7 +29,6 @@ class ModelState:
 
     Examples
     --------
-    >>> import keras
     >>> def made():
     ...     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model, again = made(), made()
@@ -122,18 +123,15 @@ def _unpacked(data: Any) -> Mapping[str, Any]:
 
 
 def copied(model: Any, memo: dict[int, Any]) -> Any:
-    """Deepcopy a Keras model; the copy's parameters come in the order of the model's.
+    """Deepcopy a Keras model, but for what it was compiled with.
 
-    Keras makes a copy by saving and loading, which changes the paths of some weights, and torch
-    lists them by path.
+    Keras copies by saving and loading, which wants custom classes registered, loads an optimizer
+    that nobody needs, and changes the paths of some weights, by which torch orders parameters.
     """
-    stowage = vars(model).pop(ATTRIBUTE, None)
-    try:
+    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    with _uncompiled(model), keras.saving.custom_object_scope(classes):
         rebuild, arguments = model.__reduce__()
-    finally:
-        if stowage is not None:
-            vars(model)[ATTRIBUTE] = stowage
-    copy = rebuild(*arguments)
+        copy = rebuild(*arguments)
     for variable, new in zip(model.variables, copy.variables, strict=True):
         new._path = variable.path
     for part in copy.modules():
@@ -141,3 +139,15 @@ def copied(model: Any, memo: dict[int, Any]) -> Any:
             part._track_variables()
     memo[id(model)] = copy
     return copy
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    stowage = vars(model).pop(ATTRIBUTE, None)
+    vars(model)["get_compile_config"] = lambda: None
+    try:
+        yield
+    finally:
+        del vars(model)["get_compile_config"]
+        if stowage is not None:
+            vars(model)[ATTRIBUTE] = stowage

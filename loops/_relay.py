@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventbus import EventBus, Stop
     from eventbus.loops._batch import BatchSpan
     from eventbus.loops._spans import Spans
+    from eventbus.loops._validation import ValidationSpan
 
 __all__ = ["Relay"]
 
@@ -66,6 +67,7 @@ class Relay:
         self.bus = bus
         self.framework = framework
         self.is_open = False
+        self._run: RunSpan | None = None
         self._name = name
         self._cannot = cannot or {}
         self._said: set[str] = set()
@@ -79,6 +81,7 @@ class Relay:
         stand_ins: Mapping[str, Any] | None = None,
         carried: Mapping[str, Any] | None = None,
         resumed_from: str | None = None,
+        within_epoch: bool = True,
         **context: Any,
     ) -> None:
         """Emit `run_opened`; put back what rode in the framework's checkpoint.
@@ -94,6 +97,8 @@ class Relay:
             What `luggage` gave when the framework saved the checkpoint that it goes on from.
         resumed_from
             That checkpoint's path, where the framework resumes.
+        within_epoch
+            False where the framework begins with a new epoch after the one of the checkpoint.
         context
             `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
         """
@@ -101,11 +106,13 @@ class Relay:
         several = {key: context.get(key) for key in ("models", "optimizers")}
         self._epochs: int | None = None
         self._passes_over = self._is_due = False
-        self._span = RunSpan(self.bus, self._name, context, Counts())
+        self._run = RunSpan(self.bus, self._name, context, Counts())
         self.is_open = True
         self._warn_of_limits()
         self._span.open(named_parts({**one, **(stand_ins or {})}, several, state))
         self.resume(carried, resumed_from)
+        if resumed_from is not None and not within_epoch:
+            self._spans.forget_position(as_done=True)
 
     def resume(
         self, carried: Mapping[str, Any] | None, path: str | None, *, within: bool = True
@@ -188,7 +195,7 @@ class Relay:
     @property
     def stop(self) -> Stop | None:
         """The pending `Stop`, or the one that ended the run."""
-        return self._span.stop
+        return None if self._run is None else self._run.stop
 
     @property
     def is_over(self) -> bool:
@@ -210,6 +217,11 @@ class Relay:
         return self._spans.step
 
     @property
+    def steps_done(self) -> int:
+        """Finished optimizer steps."""
+        return self._spans.counts.steps_done
+
+    @property
     def epoch(self) -> int:
         """The epoch under way, or the last one that was."""
         return self._spans.counts.epoch
@@ -217,12 +229,12 @@ class Relay:
     @property
     def in_epoch(self) -> bool:
         """True between the begin and the end of an epoch."""
-        return self._spans.epoch is not None
+        return self.is_open and self._spans.epoch is not None
 
     @property
     def in_validation(self) -> bool:
         """True between the begin and the end of a validation, a silent one too."""
-        return self._spans.validation is not None
+        return self.is_open and self._spans.validation is not None
 
     # -- epochs and their data
 
@@ -291,7 +303,7 @@ class Relay:
             self._enter(Body(has_batch=False))
 
     def _open_step(self) -> BatchSpan | None:
-        if self.is_over and self._spans.batch is None:
+        if self._spans.batch is None and (self.is_over or self._spans.cut() is not None):
             self._pass_over()
         if self._passes_over:
             return None
@@ -382,22 +394,27 @@ class Relay:
     # -- a validation
 
     def begin_validation(self, name: str = "val") -> None:
-        """Emit `validation_started`; all of it is silent once a `Stop` is pending."""
+        """Emit `validation_started`; all of it is silent once a `Stop` is pending.
+
+        Nothing where no run is open: what a framework validates outside of a training is no part of
+        one.
+        """
+        if not self.is_open:
+            return
         if self._spans.batch is not None and not self._spans.batch.boundary:
             self._close_step()  # a framework validates between two of its steps
         self._spans.open_validation(name, self)
 
     def begin_validation_batch(self, batch: Any, wait_s: float = 0.0) -> None:
         """A batch of the validation is about to be worked on."""
-        if self._spans.validation is not None:
-            self._spans.validation.enter(batch, wait_s)
+        if self.in_validation:
+            self._validation.enter(batch, wait_s)
 
     def end_validation_batch(self, **values: Any) -> None:
         """Emit `validation_batch_finished` with these metrics and fields, as `Run.report` takes."""
-        span = self._spans.validation
-        if span is not None:
-            span.record(values)
-            span.leave(Ending.COMPLETED)
+        if self.in_validation:
+            self._validation.record(values)
+            self._validation.leave(Ending.COMPLETED)
 
     def end_validation(
         self, results: Mapping[str, Any] | None = None, *, complete: bool = True
@@ -412,11 +429,17 @@ class Relay:
         complete
             False where a `Stop` kept it from going through its data.
         """
-        span = self._spans.validation
-        if span is not None:
+        if self.in_validation:
+            span = self._validation
             span.was_cut = not complete
             span.settle(results or {})
             span.close(Ending.COMPLETED)
+
+    @property
+    def _validation(self) -> ValidationSpan:
+        span = self._spans.validation
+        assert span is not None
+        return span
 
     # -- limits
 
@@ -431,6 +454,12 @@ class Relay:
         if message not in self._said:
             self._said.add(message)
             log.warning(message)
+
+    @property
+    def _span(self) -> RunSpan:
+        if self._run is None:
+            raise RuntimeError(f"{self.framework} has opened no run yet")
+        return self._run
 
     @property
     def _spans(self) -> Spans:

@@ -57,18 +57,21 @@ def made(task: Task) -> Any:
     )
     for variable, value in zip(model.variables, task.model().parameters(), strict=True):
         variable.assign(as_torch(value))
-    losses = keras.losses
-    loss = (
-        losses.CategoricalCrossentropy
-        if task.soft_targets
-        else losses.SparseCategoricalCrossentropy
-    )
     accumulate = task.accumulate if task.accumulate > 1 else None
     model.compile(
         TorchSGD(task.learning_rate, 0.9, gradient_accumulation_steps=accumulate),
-        loss=loss(from_logits=True),
+        loss=hard_or_soft
+        if task.soft_targets
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return model
+
+
+def hard_or_soft(targets: Any, logits: Any) -> Any:
+    """Return the loss for classes, with which Keras tries it before a fit, and for MixUp's."""
+    if targets.shape == logits.shape:
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
+    return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
 
 
 def saving(task: Task, model: Any) -> list[Any]:
