@@ -227,7 +227,7 @@ class StepRules:
         return step
 
     def _nothing_open(self, seen: Seen) -> str:
-        said, done = seen.count("step"), self._place.steps_done
-        if said is not None and said == done:
+        said = seen.count("step")
+        if said is not None and said == self._place.steps_done:
             return f"step {said} is finished already"
-        return f"no step is under way{f' (step {done} is finished)' if done else ''}"
+        return "no step is under way" if said is None else f"step {said} is not under way"
