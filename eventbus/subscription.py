@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blinker import ANY
 
@@ -15,6 +14,7 @@ from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
 from eventbus.handover import packing
+from eventbus.names import covers
 from eventbus.naming import check_label
 from eventbus.worker import Worker
 
@@ -28,8 +28,7 @@ __all__ = ["NOT_DUE", "OnError", "Options", "Receiver", "Subscription"]
 OnError = Literal["raise", "isolate"]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How a handler is subscribed, checked."""
 
     when: Filter | None = None
@@ -147,6 +146,10 @@ class Subscription(Handle):
     def signals(self) -> tuple[str, ...]:
         """The names of the signals that it hears."""
         return tuple(self.receivers)
+
+    def asked_for(self, signal: str) -> bool:
+        """Tell whether it hears a signal by name, not by a pattern that covers all sorts."""
+        return signal in self.receivers and not any(covers(one, signal) for one in self.patterns)
 
     @property
     def ran(self) -> bool:

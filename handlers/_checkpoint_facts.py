@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import re
 import secrets
@@ -79,6 +80,7 @@ def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     return numbers
 
 
+@functools.cache  # it is looked for on the disk
 def _version() -> str:
     try:
         return metadata.version("training-eventbus")

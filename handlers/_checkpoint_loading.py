@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,10 +69,10 @@ def read_manifest(path: Path, files: Files) -> Manifest:
         It has no manifest, or one that is damaged.
     """
     with _unusable(path), _regular(path / MANIFEST, files) as file:
-        data = file.read(LARGEST_MANIFEST + 1)
-        if len(data) > LARGEST_MANIFEST:
+        size = os.fstat(file.fileno()).st_size  # to ask for the most would take memory for that
+        if size > LARGEST_MANIFEST:
             raise DamageError(f"the manifest is larger than {LARGEST_MANIFEST} bytes")
-        return decode(data)
+        return decode(file.read(size))
 
 
 def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def _compare(found: Sum, expected: Sum) -> None:
 
 def _regular(path: Path, files: Files) -> BinaryIO:
     """Open a file that is neither a link nor a pipe: the one might lead away, the other hang."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise DamageError(f"{path.name} is not a regular file")
     return files.open(path)
 

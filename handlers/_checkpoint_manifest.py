@@ -7,6 +7,7 @@ a repeated key, trailing junk. The sums tell damage, not an attacker.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -96,6 +97,7 @@ def encode(manifest: Manifest) -> bytes:
     return _dump(content)
 
 
+@functools.lru_cache(maxsize=64)  # each save reads the manifests of the last few again
 def decode(data: bytes) -> Manifest:
     """Read what `encode` wrote, to the byte.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from ._checkpoint_manifest import Sum
@@ -16,9 +16,10 @@ __all__ = ["SummingWriter", "offender", "read_payload", "summed", "write_payload
 
 _CHUNK = 1024 * 1024  # bytes
 _WIDEST_INT = 2031  # bits; pickle's long form beyond that is refused by the safe loader
-_LEAVES = (type(None), bool, float, complex, str, bytes, bytearray)
-_MAPPINGS = (dict, OrderedDict, Counter)
-_SEQUENCES = (list, tuple, set)
+_LEAVES = frozenset({type(None), bool, float, complex, str, bytes, bytearray})
+_MAPPINGS = frozenset({dict, OrderedDict, Counter})
+_SEQUENCES = frozenset({list, tuple, set})
+_NUMBERS = _LEAVES | {int}
 
 
 def offender(state: Mapping[str, Any]) -> str | None:
@@ -57,7 +58,7 @@ def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             if type(key) is not str:
                 yield f"{prefix}<key {key!r}>", key
             yield f"{prefix}{key}", part
-    elif kind in _SEQUENCES:
+    elif kind in _SEQUENCES and not _are_leaves(value):
         for index, part in enumerate(value):
             yield f"{prefix}{index}", part
     if kind is OrderedDict or _is_tensor(value):
@@ -66,10 +67,22 @@ def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", part
 
 
+def _are_leaves(values: Iterable[Any]) -> bool:
+    """Tell whether all would load and hold nothing: long lists of numbers are not walked."""
+    kinds = set(map(type, values))
+    if not kinds <= _NUMBERS:
+        return False
+    return int not in kinds or all(_is_narrow(one) for one in values if type(one) is int)
+
+
+def _is_narrow(number: int) -> bool:
+    return number.bit_length() <= _WIDEST_INT
+
+
 def _loads(value: Any) -> bool:
     kind = type(value)  # exactly: a subclass is pickled by its name, and no name is ever imported
     if kind is int:
-        return bool(value.bit_length() <= _WIDEST_INT)
+        return _is_narrow(value)
     return kind in _LEAVES or kind in _MAPPINGS or kind in _SEQUENCES or _is_torch(value)
 
 

@@ -114,6 +114,20 @@ def test_offender_is_named_by_its_dotted_path() -> None:
     assert offender(state) == "optimizer.groups.1.lr is a numpy.float64"
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize(
+    "odd", [numpy.int64(1), Colour.RED, 2**5000, OwnDict()], ids=["numpy", "enum", "wide", "dict"]
+)
+def test_offender_is_named_within_many_numbers(kind: type[Any], odd: Any) -> None:
+    state = {"random": {"words": kind([*range(600), odd, *range(24)])}}
+    assert str(offender(state)).startswith("random.words.600 is a ")
+
+
+def test_offender_is_named_after_containers_of_numbers() -> None:
+    state = {"a": [1, [2, 3.0, "x", None]], "b": [[1, True], [2, {"c": Colour.RED}]]}
+    assert offender(state) == f"b.1.1.c is a {__name__}.Colour"
+
+
 def test_offender_is_found_among_the_keys() -> None:
     assert offender({"a": {Colour.RED: 1}}) is not None
     assert "<key" in str(offender({"a": {Colour.RED: 1}}))

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from eventbus import AttachError, EventBus, Restored, RestoredState, Stop
+from eventbus.handlers._checkpoint_payload import offender
 from eventbus.loops import Run
+from eventbus.loops._generators import RandomGenerators
 
 from .transcripts import Transcript, answer_on
 
@@ -107,7 +109,33 @@ def test_the_parts_of_a_run_are_plain_enough_for_the_safe_loader(bus: EventBus) 
     assert (loop["epoch"], loop["step"], loop["rounds"]) == (2, 12, {"val": 2})
     assert loop["position"] == {"epoch": 0, "batch_index": 0, "done": [], "used": 0}
     assert set(parts["random"]) == {"python", "torch", "numpy"}
-    assert type(parts["random"]["numpy"][1]) is list
+    assert isinstance(parts["random"]["numpy"][1], torch.Tensor)
+    assert offender(parts) is None
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.random()), float(torch.rand(()))]
+
+
+def test_random_generators_go_on_from_their_state() -> None:
+    state = RandomGenerators().state_dict()
+    drawn = draws()
+    RandomGenerators().load_state_dict(state)
+    assert draws() == drawn
+
+
+def test_random_generators_take_words_as_they_were_first_kept() -> None:
+    numpy_state: Any = np.random.get_state()
+    kind, words, *rest = numpy_state
+    torch_state = torch.get_rng_state()
+    state = {
+        "python": random.getstate(),
+        "torch": torch_state,
+        "numpy": [kind, words.tolist(), *rest],
+    }
+    drawn = draws()
+    RandomGenerators().load_state_dict(state)
+    assert draws() == drawn
 
 
 def test_a_resumed_run_goes_on_bit_by_bit_at_the_next_epoch(
