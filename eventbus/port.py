@@ -98,8 +98,22 @@ class Port(Generic[P]):
 
     def transform(self, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
+        if self._is_for_nobody(fields):
+            return value
         outer = surrounding(self.emitter.bus, sys._getframe(1))
         return dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
+
+    def _is_for_nobody(self, fields: dict[str, Any]) -> bool:
+        """Tell whether nobody listens and no answer is pending: then a value stays what it is."""
+        signal, emitter = self.signal, self.emitter
+        return (
+            emitter.pending.quiet
+            and not signal.plan(emitter)
+            and not emitter.bus.underway  # inside of another run's emission it may be for that run
+            and signal.value is not None
+            and signal.value not in fields
+            and not signal.has_context(fields)
+        )
 
     def _warm_up(self) -> None:
         plan = self.signal.plan(self.emitter)

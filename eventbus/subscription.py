@@ -15,6 +15,7 @@ from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
 from eventbus.handover import packing
+from eventbus.names import covers
 from eventbus.naming import check_label
 from eventbus.worker import Worker
 
@@ -147,6 +148,10 @@ class Subscription(Handle):
     def signals(self) -> tuple[str, ...]:
         """The names of the signals that it hears."""
         return tuple(self.receivers)
+
+    def asked_for(self, signal: str) -> bool:
+        """Tell whether it hears a signal by name, not by a pattern that covers all sorts."""
+        return signal in self.receivers and not any(covers(one, signal) for one in self.patterns)
 
     @property
     def ran(self) -> bool:

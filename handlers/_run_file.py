@@ -121,6 +121,8 @@ class RunFile:
 
     def settle(self, run_id: str | None) -> None:
         """Find out which file it is, and make it ready to be added to."""
+        if self.path is not None and run_id == self._run_id:
+            return
         path = path_of_run(self._template, run_id)
         if self.path == path:
             return

@@ -80,6 +80,7 @@ class CSVLog(RunLog):
         when: Filter | None = None,
     ) -> None:
         super().__init__(path, CSV, on, when)
+        self._parsed: tuple[bytes | None, list[str]] = (None, [])
         self._names_signal = len(self._schedule) > 1 or "*" in "".join(map(str, self._schedule))
 
     @staticmethod
@@ -107,13 +108,18 @@ class CSVLog(RunLog):
         return row
 
     def _add(self, row: Row) -> None:
-        header = self._file.header
-        columns = _cells(header) if header else []
+        columns = self._columns()
         new = [name for name in row if name not in columns]
         if new:
-            columns += new
+            columns = [*columns, *new]
             self._file.set_header(_record(columns), lambda record: _widen(record, len(new)))
         self._file.append(_record([row.get(name) for name in columns]))
+
+    def _columns(self) -> list[str]:
+        header = self._file.header
+        if header is not self._parsed[0]:
+            self._parsed = header, _cells(header) if header else []
+        return self._parsed[1]
 
 
 def split_records(content: bytes) -> list[bytes]:

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._closing import Ending
-from eventbus.loops._metrics import Means, Metrics
+from eventbus.loops._metrics import Means, Metrics, Value, settled
 from eventbus.loops._nested import first_size
 from eventbus.loops._report import Report
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from eventbus.loops._spans import Spans
 
 __all__ = ["BatchSpan"]
+
+TOLD = ("outputs", "targets")
+"""What `batch_finished` carries as it was reported."""
 
 
 class Body:
@@ -38,9 +41,11 @@ class Body:
 
     def fields(self) -> dict[str, Any]:
         """Return what `batch_finished` says of the batch, where there was one."""
-        told = {key: self.report.fields.get(key) for key in ("outputs", "targets")}
-        told["batch"] = self.batch if self.has_batch else None
-        return {key: value for key, value in told.items() if value is not None}
+        reported = self.report.fields
+        told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
+        if self.has_batch and self.batch is not None:
+            told["batch"] = self.batch
+        return told
 
 
 class BatchSpan:
@@ -67,8 +72,10 @@ class BatchSpan:
         self.told_to_skip = False
         self.data_wait_s: float | None = None
         self._body: Body | None = None
-        self._last = Body()
-        self._means = Means()
+        self._last: Body | None = None
+        self._means: Means | None = None  # only from the second micro-batch on
+        self._values: dict[str, Value] = {}
+        self._weight = 0  # of those values
         self._size = 0
         self._duration_s = 0.0
 
@@ -80,7 +87,11 @@ class BatchSpan:
     @property
     def is_ready(self) -> bool:
         """True if the step may be called finished although its body has not ended."""
-        return self.boundary and not self.told_to_skip and self._last.report.made
+        return self.boundary and not self.told_to_skip and self._was_reported
+
+    @property
+    def _was_reported(self) -> bool:
+        return self._last is not None and self._last.report.made
 
     def wait(self, seconds: float) -> None:
         """Count host time that the loop waited for data."""
@@ -95,13 +106,19 @@ class BatchSpan:
 
     def exclude(self, seconds: float) -> None:
         """Leave host time that was not spent on the step out of its duration."""
-        self._last.began_s += seconds
+        if self._last is not None:
+            self._last.began_s += seconds
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what the body reports."""
         epoch = self._spans.epoch
         taken = epoch.extra.metrics if epoch is not None else ()
-        self._last.report.add(values, f"this batch (step {self.step})", taken)
+        if self._last is None:  # a handler of `batch_started` that has the Run
+            self._last = Body()
+        self._last.report.add(values, self, taken)
+
+    def __str__(self) -> str:
+        return f"this batch (step {self.step})"
 
     def leave(self) -> None:
         """The body came to its end: the step is over at a boundary, else goes on."""
@@ -113,7 +130,7 @@ class BatchSpan:
     def close(self, ending: Ending, reason: str = "") -> None:
         """End the step: finished if its body ran to the end or reported, else skipped."""
         done = self.boundary and self.bodies > 0 and not self.told_to_skip
-        if done and (ending is Ending.COMPLETED or self._last.report.made):
+        if done and (ending is Ending.COMPLETED or self._was_reported):
             self._finish()
         else:
             will_be_redone = ending is Ending.FAILED and not self.told_to_skip
@@ -135,15 +152,16 @@ class BatchSpan:
         spans.emitter.emit("batch_skipped", epoch=epoch, step=self.step, reason=reason)
 
     def _finish(self) -> None:
-        spans = self._spans
+        spans, counts = self._spans, self._spans.counts
         self._fold()
         spans.batch = None
-        spans.counts.steps_done = self.step
-        spans.place.end_step(spans.counts.batch_index)
-        spans.last.update(self._means)
+        counts.steps_done = self.step
+        spans.place.end_step(counts.batch_index)
         if spans.epoch is not None:
-            spans.epoch.means.merge(self._means)
-        spans.emitter.emit("batch_finished", **self._fields())
+            self._count_in(spans.epoch.means)
+        values = self._values if self._means is None else self._means
+        spans.last.update(values)
+        spans.emitter.emit("batch_finished", **self._fields(values))
 
     def _fold(self) -> None:
         """Take what the body reported into the step."""
@@ -152,21 +170,33 @@ class BatchSpan:
             return
         self._duration_s += perf_counter() - body.began_s
         if not self.told_to_skip:
-            size = body.size
-            self._size += size
-            self._means.add(body.report.metrics, size)
+            self._count(body.report.metrics, body.size)
 
-    def _fields(self) -> dict[str, Any]:
-        fields = self._last.fields()
-        fields.update(
-            epoch=self._spans.counts.epoch,
-            step=self.step,
-            metrics=Metrics(self._means),
-            batch_size=self._size,
-            duration_s=self._duration_s,
-        )
-        if "loss" in self._means:
-            fields["loss"] = self._means["loss"].value
+    def _count(self, values: dict[str, Value], size: int) -> None:
+        self._size += size
+        if not self._values:
+            self._values, self._weight = values, size  # of one micro-batch: their own mean
+            return
+        if self._means is None:
+            self._means = Means()
+            self._means.add(self._values, self._weight)
+        self._means.add(values, size)
+
+    def _count_in(self, means: Means) -> None:
+        if self._means is None:
+            means.add(self._values, self._weight)
+        else:
+            means.merge(self._means)
+
+    def _fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {} if self._last is None else self._last.fields()
+        fields["epoch"] = self._spans.counts.epoch
+        fields["step"] = self.step
+        fields["metrics"] = Metrics(values)
+        fields["batch_size"] = self._size
+        fields["duration_s"] = self._duration_s
+        if "loss" in values:
+            fields["loss"] = settled(values["loss"])
         if self.data_wait_s is not None:
             fields["data_wait_s"] = self.data_wait_s
         return fields

@@ -115,7 +115,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def __init__(self, spans: Spans, loader: Iterable[T], accumulate: int) -> None:
         super().__init__(spans)
         self._loader = loader
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self._reader: Reader | None = None
 
     def __next__(self) -> T:
@@ -201,14 +201,14 @@ class Batches(Pass, Iterator[T], Generic[T]):
             step=span.step,
             batch_index=counts.batch_index,
         )
-        is_given = _announce(spans, span) if span.bodies == 0 else not spans.pending().skip
+        is_given = _announce(spans, span) if span.bodies == 0 else not spans.skips()
         if is_given:
             span.enter(Body(batch), self._is_boundary(span))
         return batch, is_given
 
     def _is_boundary(self, span: BatchSpan) -> bool:
         assert self._reader is not None
-        if span.bodies + 1 >= self._accumulate:
+        if span.bodies + 1 >= self.accumulate:
             return True
         return self._spans.cut() is not None or self._reader.is_last()
 
@@ -282,7 +282,9 @@ def _starts(spans: Spans, span: BatchSpan) -> bool:
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:
-    answer = spans.pending().skip or spans.cut() if spans.pending() else None
+    if spans.emitter.pending.quiet:
+        return False
+    answer = spans.pending().skip or spans.cut()
     if answer is None:
         return False
     span.skip(answer.reason)

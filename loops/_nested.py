@@ -51,10 +51,10 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, (list, tuple)):  # first: it is asked of every batch, and costs least
+        return value
     if isinstance(value, Mapping):
         return value.values()
-    if isinstance(value, list | tuple):
-        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     return ()
@@ -63,7 +63,7 @@ def _parts(value: Any) -> Iterable[Any]:
 def _with_parts(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, MutableMapping):
         return _refilled(value, {key: change(part) for key, part in value.items()})
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return _rebuilt(value, [change(part) for part in value])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]

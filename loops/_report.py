@@ -10,7 +10,7 @@ from torch import Tensor
 from eventbus.loops._metrics import as_recorded
 from eventbus.loops._nested import detached
 
-__all__ = ["Report"]
+__all__ = ["FIELDS", "Report"]
 
 FIELDS = ("batch_size", "outputs", "targets")
 """What `report` takes that is no metric: it becomes the field of that name."""
@@ -36,16 +36,17 @@ class Report:
         self.fields: dict[str, Any] = {}
         self.made = False
 
-    def add(self, values: Mapping[str, Any], place: str, taken: Collection[str] = ()) -> None:
-        """Record `values`; `place` says in messages what they were reported for."""
+    def add(self, values: Mapping[str, Any], place: object, taken: Collection[str] = ()) -> None:
+        """Record `values`; messages say that they were reported for `place`."""
+        metrics, fields = self.metrics, self.fields
         for key in values:
-            if key in self.metrics or key in self.fields or key in taken:
+            if key in metrics or key in fields or key in taken:
                 raise ValueError(f"{key!r} was already reported for {place}")
         for key, value in values.items():
             if key in FIELDS:
-                self.fields[key] = _as_field(key, value)
+                fields[key] = _as_field(key, value)
             else:
-                self.metrics[key] = as_recorded(key, value)
+                metrics[key] = as_recorded(key, value)
         self.made = True
 
     def add_metrics(self, values: Mapping[str, Any], place: str, taken: Collection[str]) -> None:

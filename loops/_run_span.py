@@ -26,6 +26,8 @@ class RunSpan:
     ----------
     spans : Spans
         What is open inside it.
+    state : LoopState
+        What speaks for it when state is asked for.
     outcome : str or None
         "completed", "stopped" or "failed"; None while it is open.
     """
@@ -42,7 +44,7 @@ class RunSpan:
         emitter = bus.bind(sender=label, run=label, parent=self._outer, **context)
         self.spans = Spans(emitter, counts)
         self._prefix = f"{label}." if outer else ""
-        self._state: LoopState | None = None
+        self.state = LoopState(self.spans)
         self._stops: tuple[Stop, ...] = ()
         self._has_finished = False
 
@@ -56,8 +58,7 @@ class RunSpan:
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
         try:
-            self._state = LoopState(self.spans, parts, self._prefix)
-            self._state.attach(self._bus, self.spans.emitter)
+            self.state.attach(self._bus, parts, self._prefix)
             restored = self.spans.emitter.emit("run_opened").restored
         except BaseException as error:
             self.fail(error)
@@ -113,8 +114,7 @@ class RunSpan:
         try:
             self.spans.emitter.emit("run_closed", outcome=outcome)
         finally:
-            if self._state is not None:
-                self._state.detach(self._bus)
+            self.state.detach(self._bus)
 
     def _exit(self) -> None:
         """Leave the process if a `Stop` wants that, unless it is for an outer run to do.

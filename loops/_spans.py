@@ -74,10 +74,14 @@ class Spans:
 
     def cut(self) -> Stop | StopEpoch | None:
         """Return what ends the loop over batches or steps now; without epochs, only a `Stop`."""
-        pending = self.pending()
-        if not pending:  # nearly always, and several times a step
+        if self.emitter.pending.quiet:  # nearly always, and several times a step
             return None
+        pending = self.pending()
         return pending.stop or (pending.stop_epoch if self.epoch is not None else None)
+
+    def skips(self) -> bool:
+        """Tell whether this batch is to be left out."""
+        return not self.emitter.pending.quiet and self.pending().skip is not None
 
     def start(self, epochs: int | None = None, steps: int | None = None) -> None:
         """Emit `run_started`, once: at the first use, when it is known how long the run will be."""
@@ -175,18 +179,33 @@ class Spans:
         if self._position:
             self.place.restore(self._position)
 
+    def forget_position(self, *, as_done: bool = False) -> bool:
+        """Begin the epoch under way anew, or count it as done; say whether there is one."""
+        epoch, self._position = self._position.get("epoch", 0), {}
+        self.place.begin()
+        if epoch and as_done:
+            self.counts.epoch = self.counts.epochs_done = epoch
+        return bool(epoch)
+
     # -- closing
 
     def close_left(self) -> None:
         """Close the spans whose loop was left by `break` or `return`, and those inside them."""
-        if self.epoch is not None:
-            self.epoch.note_left_passes()
-        spans = (self.validation, self.batch, self.epoch)
-        left = [span is not None and span.is_left for span in spans]
-        if any(left):
-            for span in spans[: len(left) - left[::-1].index(True)]:
-                if span is not None:
-                    span.close(Ending.LEFT)
+        epoch, batch, validation = self.epoch, self.batch, self.validation
+        if epoch is not None:
+            epoch.note_left_passes()
+            if epoch.is_left:
+                self.close_all(Ending.LEFT)
+                return
+        if batch is not None and batch.is_left:
+            self._close_validation_and_batch()
+        elif validation is not None and validation.is_left:
+            validation.close(Ending.LEFT)
+
+    def _close_validation_and_batch(self) -> None:
+        for span in (self.validation, self.batch):
+            if span is not None:
+                span.close(Ending.LEFT)
 
     def end_body_of_steps(self, owner: object, call: str) -> None:
         """The loop over steps asks for its next: end the body of its last one."""

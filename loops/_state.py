@@ -8,7 +8,8 @@ A checkpoint handler never meets the loop: it emits `state_requested` and gets t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from eventbus import Emitter, EventBus, RestoredState, State
@@ -29,19 +30,25 @@ class LoopState:
     ----------
     spans
         Where the run is.
-    parts
-        What has a `state_dict`, by key.
-    prefix
-        Put before each key: the name of a run inside another, and a dot.
     """
 
-    def __init__(self, spans: Spans, parts: Mapping[str, Any], prefix: str = "") -> None:
+    def __init__(self, spans: Spans) -> None:
         self._spans = spans
-        self._parts = {**parts, "random": RandomGenerators()}
-        self._prefix = prefix
+        self._parts: Mapping[str, Any] = {}
+        self._prefix = ""
 
-    def attach(self, bus: EventBus, emitter: Emitter) -> None:
-        """Subscribe; a run inside another also answers for checkpoints of the outer run."""
+    def attach(self, bus: EventBus, parts: Mapping[str, Any], prefix: str = "") -> None:
+        """Subscribe; a run inside another also answers for checkpoints of the outer run.
+
+        Parameters
+        ----------
+        parts
+            What has a `state_dict`, by key.
+        prefix
+            Put before each key: the name of a run inside another, and a dot.
+        """
+        self._parts, self._prefix = {**parts, "random": RandomGenerators()}, prefix
+        emitter: Emitter = self._spans.emitter
         senders = (None, emitter.sender) if emitter.inner else (None,)
         for sender in senders:
             bus.on("state_requested", sender=sender, name=f"Run {emitter.sender}")(self.give)
@@ -53,6 +60,15 @@ class LoopState:
         """End the subscriptions."""
         bus.detach(self.give)
         bus.detach(self.take)
+
+    @contextmanager
+    def without_parts(self) -> Iterator[None]:
+        """Speak for the counts alone: whose loop it is keeps model, optimizer and generators."""
+        parts, self._parts = self._parts, {}
+        try:
+            yield
+        finally:
+            self._parts = parts
 
     def give(self) -> list[State]:
         """Answer `state_requested`."""

@@ -76,6 +76,11 @@ class ValidationSpan:
         else:
             self._results.add_metrics(values, place, self._means)
 
+    def settle(self, results: Mapping[str, Any]) -> None:
+        """Take results that were computed elsewhere; a mean of the same key gives way."""
+        self._results = Report()
+        self._results.add_metrics(results, f"validation {self.name!r}", ())
+
     def leave(self, ending: Ending) -> None:
         """The body of a batch came to its end."""
         body, self._body = self._body, None

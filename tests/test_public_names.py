@@ -18,7 +18,13 @@ import pytest
 
 import eventbus
 
-PACKAGES = ("eventbus", "eventbus.cli", "eventbus.handlers", "eventbus.loops")
+PACKAGES = (
+    "eventbus",
+    "eventbus.cli",
+    "eventbus.conformance",
+    "eventbus.handlers",
+    "eventbus.loops",
+)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -1,0 +1,42 @@
+"""Before the optimizer of a foreign loop steps: tell of the gradients, or keep it still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
+
+    from eventbus.loops._relay import Relay
+
+__all__ = ["drop_gradients", "tell_before_step"]
+
+
+def drop_gradients(optimizer: Optimizer) -> None:
+    """Have the step that follows do nothing: torch's optimizers pass over what has no gradient.
+
+    No parameter moves, and no momentum, moment or step count of one does.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def tell_before_step(
+    relay: Relay, optimizers: Iterable[Optimizer], loss: Callable[[], Any] = lambda: None
+) -> list[RemovableHandle]:
+    """Have `relay` tell of the gradients before each step of the optimizers; return the hooks.
+
+    Parameters
+    ----------
+    loss
+        Called for the loss of the step.
+    """
+
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        if relay.is_open and not relay.gradients_ready(loss()):
+            drop_gradients(optimizer)
+
+    return [optimizer.register_step_pre_hook(before) for optimizer in optimizers]

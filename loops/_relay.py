@@ -1,0 +1,438 @@
+"""A run whose loop is somebody else's: what a framework's hooks say becomes the signals of a run.
+
+An adapter translates hooks into calls on a `Relay`, in the order in which they come, and reads from
+it what the handlers answered. The relay keeps the counts: they go up by one whatever the framework
+itself counts, and go on where a restored run was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from eventbus import RestoredState
+from eventbus.loops._batch import Body
+from eventbus.loops._closing import Ending
+from eventbus.loops._counts import Counts
+from eventbus.loops._loader import tell_samplers
+from eventbus.loops._nested import detached
+from eventbus.loops._run_span import RunSpan
+from eventbus.loops._state import named_parts
+
+if TYPE_CHECKING:
+    from eventbus import EventBus, Stop
+    from eventbus.loops._batch import BatchSpan
+    from eventbus.loops._spans import Spans
+    from eventbus.loops._validation import ValidationSpan
+
+__all__ = ["Relay"]
+
+log = logging.getLogger("eventbus.loops")
+
+
+class Relay:
+    """The signals of one run, told by the hooks of a framework.
+
+    A step that a handler answers `SkipBatch` to, and each one after a `Stop`, is *passed over*: a
+    framework may go through its forward and backward, but `gradients_ready` says False, the adapter
+    keeps its optimizer from stepping, and nothing more is told of it.
+
+    Parameters
+    ----------
+    bus
+        Where to emit.
+    framework
+        Its name, for messages.
+    name
+        The label of the sender; "train" unless given.
+    cannot
+        Signals that this framework leaves no place for, and why, in a few words. Said once for
+        those that a handler waits for.
+
+    Attributes
+    ----------
+    is_open : bool
+        Between `open` and `finish` or `fail`.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        framework: str,
+        *,
+        name: str | None = None,
+        cannot: Mapping[str, str] | None = None,
+    ) -> None:
+        self.bus = bus
+        self.framework = framework
+        self.is_open = False
+        self._run: RunSpan | None = None
+        self._name = name
+        self._cannot = cannot or {}
+        self._said: set[str] = set()
+
+    # -- the run
+
+    def open(
+        self,
+        *,
+        state: Mapping[str, Any] | None = None,
+        carried: Mapping[str, Any] | None = None,
+        resumed_from: str | None = None,
+        within_epoch: bool = True,
+        **context: Any,
+    ) -> None:
+        """Emit `run_opened`; put back what rode in the framework's checkpoint.
+
+        Parameters
+        ----------
+        state
+            More that belongs into our checkpoints, by key.
+        carried
+            What `luggage` gave when the framework saved the checkpoint that it goes on from.
+        resumed_from
+            That checkpoint's path, where the framework resumes.
+        within_epoch
+            False where the framework begins with a new epoch after the one of the checkpoint.
+        context
+            `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
+        """
+        one = {key: context.get(key) for key in ("model", "optimizer", "scheduler")}
+        several = {key: context.get(key) for key in ("models", "optimizers")}
+        self._epochs: int | None = None
+        self._passes_over = self._is_due = False
+        self._run = RunSpan(self.bus, self._name, context, Counts())
+        self.is_open = True
+        self._warn_of_limits()
+        self._span.open(named_parts(one, several, state))
+        self._resume(carried, resumed_from)
+        if resumed_from is not None and not within_epoch:
+            self._spans.forget_position(as_done=True)
+
+    def _resume(self, carried: Mapping[str, Any] | None, path: str | None) -> None:
+        spans = self._spans
+        if spans.resumed_from is not None and path is not None:
+            error = RuntimeError(
+                f"{self.framework} resumes from {path!r} and a handler from "
+                f"{spans.resumed_from!r}: let one of them do it"
+            )
+            self.fail(error)
+            raise error
+        if spans.resumed_from is not None:
+            self._begin_epoch_anew()
+        spans.resumed_from = spans.resumed_from or path
+        if carried is not None:
+            with self._span.state.without_parts():
+                spans.emitter.emit("state_restored", state=RestoredState(carried), path=path)
+
+    def _begin_epoch_anew(self) -> None:
+        # A handler's checkpoint says where in the data to go on; only the framework could go there.
+        if self._spans.forget_position():
+            self.say(
+                f"the checkpoint was made within epoch {self._spans.counts.epochs_done + 1}, which "
+                f"begins anew: only {self.framework}'s own resume goes on within its data"
+            )
+
+    def go_on_from(self, *, epoch: int, step: int) -> None:
+        """Go on after these, of a framework's checkpoint that nothing of ours rode in."""
+        self._spans.counts.restore({"epoch": epoch, "step": step})
+
+    def start(self, *, epochs: int | None = None, steps: int | None = None) -> None:
+        """Emit `run_started`; `epochs` and `steps` are those in all, as far as they are known."""
+        self._epochs = epochs
+        self._spans.start(epochs=epochs, steps=steps)
+
+    def finish(self) -> None:
+        """Close what is open and end the run; nothing where it is closed already.
+
+        Raises
+        ------
+        SystemExit
+            A `Stop` has an exit code.
+        """
+        if self.is_open:
+            self.is_open = False
+            self._span.finish()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run after a failure; nothing where it is closed already."""
+        if self.is_open:
+            self.is_open = False
+            self._span.fail(error)
+
+    def luggage(self) -> dict[str, Any]:
+        """Return what is to ride in a checkpoint of the framework's own, by key.
+
+        The state of handlers, and the counts; the framework keeps model, optimizer and generators.
+        """
+        with self._span.state.without_parts():
+            spans = self._spans
+            place = {"epoch": spans.counts.epoch, "step": spans.step}
+            parts = dict(spans.emitter.emit("state_requested", **place).state)
+        position = {**parts["loop"]["position"], "done": []}  # a framework does nothing twice
+        return {**parts, "loop": {**parts["loop"], "position": position}}
+
+    # -- what the framework is to do
+
+    @property
+    def stop(self) -> Stop | None:
+        """The pending `Stop`, or the one that ended the run."""
+        return None if self._run is None else self._run.stop
+
+    @property
+    def is_over(self) -> bool:
+        """True where the run is to end now: a `Stop`, or all its epochs are done.
+
+        A resumed run has epochs behind it that the framework may not know of.
+        """
+        done = self._spans.counts.epochs_done
+        return self.stop is not None or (self._epochs is not None and done >= self._epochs)
+
+    @property
+    def is_epoch_over(self) -> bool:
+        """True where the epoch is to end now."""
+        return self._spans.pending().stop_epoch is not None or self.is_over
+
+    @property
+    def step(self) -> int:
+        """The optimizer step under way, or the last one finished."""
+        return self._spans.step
+
+    @property
+    def steps_done(self) -> int:
+        """Finished optimizer steps."""
+        return self._spans.counts.steps_done
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or the last one that was."""
+        return self._spans.counts.epoch
+
+    @property
+    def in_epoch(self) -> bool:
+        """True between the begin and the end of an epoch."""
+        return self.is_open and self._spans.epoch is not None
+
+    @property
+    def in_validation(self) -> bool:
+        """True between the begin and the end of a validation, a silent one too."""
+        return self.is_open and self._spans.validation is not None
+
+    # -- epochs and their data
+
+    def begin_epoch(self) -> None:
+        """Emit `epoch_started`; nothing where the run is over."""
+        if not self.is_over:
+            self._spans.open_epoch(self)
+
+    def open_loader(self, loader: Iterable[Any]) -> Any:
+        """Return what is to be iterated in the place of `loader`; tells its sampler the epoch."""
+        if self._spans.epoch is None:
+            return loader
+        place = {"epoch": self.epoch, "step": self._spans.step}
+        loader = self._spans.emitter.transform("loader_opened", loader, **place)
+        tell_samplers(loader, self.epoch)
+        return loader
+
+    def end_epoch(self, *, complete: bool = True) -> None:
+        """Emit `epoch_finished`, or `epoch_interrupted` where a `Stop` left work undone.
+
+        Parameters
+        ----------
+        complete
+            False where not all of its data was gone through.
+        """
+        spans = self._spans
+        self._close_step()
+        if spans.epoch is not None:
+            if not complete:
+                spans.note_undone()
+            spans.epoch.close(Ending.COMPLETED)
+
+    # -- a step
+
+    def load_batch(self, batch: Any, wait_s: float | None = None) -> Any:
+        """Offer a micro-batch to the handlers; return what is to be trained on.
+
+        `wait_s` is the host time that the framework waited for it, where that is known.
+        """
+        span, spans = self._open_step(), self._spans
+        if span is None:
+            return batch
+        if wait_s is not None:
+            span.wait(wait_s)
+        spans.counts.batch_index += 1
+        spans.place.note_batch()
+        batch = spans.emitter.transform(
+            "batch_loaded",
+            batch,
+            epoch=self.epoch,
+            step=span.step,
+            batch_index=spans.counts.batch_index,
+        )
+        self._enter(Body(batch))
+        return batch
+
+    def begin_step(self) -> None:
+        """Emit `batch_started`, in a loop whose steps take no data."""
+        if self._open_step() is not None:
+            self._enter(Body(has_batch=False))
+
+    def _open_step(self) -> BatchSpan | None:
+        if self._spans.batch is None and (self.is_over or self._spans.cut() is not None):
+            self._pass_over()
+        if self._passes_over:
+            return None
+        return self._spans.batch or self._spans.open_batch(self)
+
+    def _enter(self, body: Body) -> None:
+        span, pending = self._spans.batch, self._spans.pending()
+        assert span is not None
+        if span.bodies == 0 and not self._is_refused():
+            self._spans.emitter.emit("batch_started", epoch=self.epoch, step=span.step)
+            self._is_refused()
+        if self._spans.batch is not None:
+            span.enter(body, boundary=False)
+            span.told_to_skip = pending.skip is not None
+
+    def _is_refused(self) -> bool:
+        span, pending = self._spans.batch, self._spans.pending()
+        answer = pending.skip or self._spans.cut() if pending else None
+        if answer is None or span is None:
+            return False
+        span.skip(answer.reason)
+        self._passes_over = True
+        return True
+
+    def _pass_over(self) -> None:
+        self._passes_over = True
+        if self.stop is not None:
+            self.say(f"{self.framework} goes on after a Stop: it takes no further optimizer step")
+
+    @property
+    def passes_over(self) -> bool:
+        """True where no handler wants the step under way: it is not to be taken."""
+        return self._passes_over
+
+    def gradients_ready(self, loss: Any = None) -> bool:
+        """Emit `backward_finished`; say whether the optimizer is to step.
+
+        Before each optimizer step, with the gradients there. A second call within a step tells
+        nothing: what steps several optimizers in one step is one step.
+        """
+        span = self._spans.batch
+        if self._passes_over or span is None:
+            self._is_due = True
+            return not self._passes_over
+        if not span.boundary:
+            span.boundary = True
+            self._tell_of_gradients(span, loss)
+        return not span.told_to_skip
+
+    def _tell_of_gradients(self, span: BatchSpan, loss: Any) -> None:
+        if not span.told_to_skip:
+            place = {"epoch": self.epoch, "step": span.step}
+            told = {} if loss is None else {"loss": detached(loss)}
+            answers = self._spans.emitter.emit("backward_finished", **place, **told)
+            span.told_to_skip = answers.skip is not None
+
+    def record(self, **values: Any) -> None:
+        """Keep metrics and fields of the micro-batch under way; as `Run.report` does."""
+        if not self._passes_over and self._spans.batch is not None:
+            self._spans.batch.record(values)
+
+    def end_batch(self, *, boundary: bool | None = None) -> None:
+        """The micro-batch is over; where `gradients_ready` was called in it, the step is.
+
+        Parameters
+        ----------
+        boundary
+            True where the step is over although its gradients were not told of.
+        """
+        span = self._spans.batch
+        if self._passes_over:
+            self._passes_over = not (self._is_due or boundary)
+            self._is_due = False
+        elif span is not None:
+            span.boundary = span.boundary or bool(boundary)
+            span.leave()
+
+    def _close_step(self) -> None:
+        self._passes_over = self._is_due = False
+        if self._spans.batch is not None:
+            self._spans.batch.close(Ending.LEFT)
+
+    # -- a validation
+
+    def begin_validation(self, name: str = "val") -> None:
+        """Emit `validation_started`; all of it is silent once a `Stop` is pending.
+
+        Nothing where no run is open: what a framework validates outside of a training is no part of
+        one.
+        """
+        if not self.is_open:
+            return
+        if self._spans.batch is not None and not self._spans.batch.boundary:
+            self._close_step()  # a framework validates between two of its steps
+        self._spans.open_validation(name, self)
+
+    def begin_validation_batch(self, batch: Any, wait_s: float = 0.0) -> None:
+        """A batch of the validation is about to be worked on."""
+        if self.in_validation:
+            self._validation.enter(batch, wait_s)
+
+    def end_validation_batch(self, **values: Any) -> None:
+        """Emit `validation_batch_finished` with these metrics and fields, as `Run.report` takes."""
+        if self.in_validation:
+            self._validation.record(values)
+            self._validation.leave(Ending.COMPLETED)
+
+    def end_validation(
+        self, results: Mapping[str, Any] | None = None, *, complete: bool = True
+    ) -> None:
+        """Emit `validation_done`, or `validation_interrupted` where it was cut short.
+
+        Parameters
+        ----------
+        results
+            By key, without the name of the validation. They take the place of means of the same
+            key, for a framework says in them what it itself computed.
+        complete
+            False where a `Stop` kept it from going through its data.
+        """
+        if self.in_validation:
+            span = self._validation
+            span.was_cut = not complete
+            span.settle(results or {})
+            span.close(Ending.COMPLETED)
+
+    @property
+    def _validation(self) -> ValidationSpan:
+        span = self._spans.validation
+        assert span is not None
+        return span
+
+    # -- limits
+
+    def _warn_of_limits(self) -> None:
+        for signal, why in self._cannot.items():
+            waiting = [one.label for one in self.bus.subscriptions if one.asked_for(signal)]
+            if waiting:
+                self.say(f"{', '.join(waiting)}: no {signal} from {self.framework}: {why}")
+
+    def say(self, message: str) -> None:
+        """Warn, once for each message."""
+        if message not in self._said:
+            self._said.add(message)
+            log.warning(message)
+
+    @property
+    def _span(self) -> RunSpan:
+        if self._run is None:
+            raise RuntimeError(f"{self.framework} has opened no run yet")
+        return self._run
+
+    @property
+    def _spans(self) -> Spans:
+        return self._span.spans
