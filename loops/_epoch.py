@@ -61,11 +61,6 @@ class EpochSpan:
         self.extra.add_metrics(values, place, {**self.means, **self.validations})
         self._spans.last.update({key: self.extra.metrics[key] for key in values})
 
-    def add_missing(self, values: Mapping[str, Any]) -> None:
-        """Record those of `values` whose keys the epoch does not have yet."""
-        known = {**self.means, **self.validations, **self.extra.metrics}
-        self.record({key: value for key, value in values.items() if key not in known})
-
     def note_undone(self) -> None:
         """Remember that work was left undone, and whether a `Stop` was the reason."""
         if self._spans.pending().stop is not None:
