@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,8 +32,7 @@ class Want(NamedTuple):
     by_keyword: bool
 
 
-@dataclass(frozen=True)
-class Wants:
+class Wants(NamedTuple):
     """All that a callable asks for, and whether it takes `**fields` for the rest.
 
     `label` says whose they are in messages: `handler 'log_loss'`, `the filter of handler 'x'`.

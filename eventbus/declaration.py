@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import FunctionType, MappingProxyType
 from typing import Generic, ParamSpec
 
 from eventbus.errors import FieldError
+from eventbus.record import Record
 
 __all__ = ["CONTEXT", "RESERVED", "Declaration", "Field", "signal"]
 
@@ -32,8 +32,7 @@ RESERVED = ("event", "sender", "bus")
 _BLINKERS = ("_async_wrapper", "_sync_wrapper")  # blinker's `send` swallows these keywords
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Record):
     """What the type of a field cannot say; put into `Annotated[type, Field(...)]`.
 
     Parameters
@@ -56,11 +55,14 @@ class Field:
     """
 
     meaning: str
-    unit: str = ""
+    unit: str
+    __match_args__ = ("meaning", "unit")
+
+    def __init__(self, meaning: str, unit: str = "") -> None:
+        self._set(meaning=meaning, unit=unit)
 
 
-@dataclass(frozen=True, eq=False)
-class Declaration(Generic[P]):
+class Declaration(Record, Generic[P]):
     """A declared signal: its name, its fields, its clock. Made by `signal` or `bus.declare`.
 
     Attributes
@@ -87,14 +89,26 @@ class Declaration(Generic[P]):
 
     name: str
     stub: Callable[P, None]
-    clock: str | None = None
-    value: str | None = None
-    fields: Mapping[str, inspect.Parameter] = field(init=False)
+    clock: str | None
+    value: str | None
+    fields: Mapping[str, inspect.Parameter]
 
-    def __post_init__(self) -> None:
-        parameters = inspect.signature(self.stub).parameters
-        object.__setattr__(self, "fields", MappingProxyType(dict(parameters)))
+    def __init__(
+        self,
+        name: str,
+        stub: Callable[P, None],
+        clock: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        fields = MappingProxyType(dict(inspect.signature(stub).parameters))
+        self._set(name=name, stub=stub, clock=clock, value=value, fields=fields)
         _check_fields(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def doc(self) -> str:

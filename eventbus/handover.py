@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,7 +126,7 @@ def pack(*args: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def packing(wants: Wants) -> Wants:
     """Return the same wishes, of a function that only returns what was wished for."""
-    return replace(wants, target=pack)
+    return wants._replace(target=pack)
 
 
 class Origin:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -116,7 +115,7 @@ class HandlersSide:
             own = name_of(handler)
             labelled = options
             if name is None and type(handler) is MethodType:
-                labelled = replace(options, label=f"{own}.{label_of(handler)}")
+                labelled = options._replace(label=f"{own}.{label_of(handler)}")
             self.registry.subscribe(handler, names, name or own, labelled)
             return handler
 
