@@ -39,6 +39,7 @@ bench: $(VENV)/.dev $(VENV)/.bench  ## what the bus and a checkpoint cost, besid
 
 docs: $(VENV)/.dev  ## write docs/*.md anew from the code
 	$(BIN)/python -m eventbus.cli docs
+	$(BIN)/pytest -q tests/loops/test_loops_page.py --write-docs
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist runs *.egg-info .benchmarks .coverage htmlcov .hypothesis

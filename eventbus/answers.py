@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from eventbus.errors import AttachError
-from eventbus.record import Record
+from eventbus.frozen import Frozen
 
 __all__ = ["Answer", "Answers", "Restored", "SkipBatch", "State", "Stop", "StopEpoch"]
 
 
-class Answer(Record):
+class Answer(Frozen):
     """The root of what a handler may return to be heard; use one of its children.
 
     Examples
@@ -25,10 +25,10 @@ class Answer(Record):
 class Request(Answer):
     """An answer that stays pending until the loop's span that it is about has ended."""
 
+    _ASIDE = frozenset({"by"})
+    __match_args__ = ("reason",)
     reason: str
     by: str
-    __match_args__ = ("reason", "by")
-    _compared: ClassVar[tuple[str, ...] | None] = ("reason",)
 
     def __init__(self, reason: str, *, by: str = "") -> None:
         if not isinstance(reason, str) or not reason:
@@ -38,7 +38,7 @@ class Request(Answer):
 
     def signed(self, by: str) -> Self:
         """Return the same answer with the name of who gave it, unless it has one."""
-        return self if self.by else self._with(by=by)
+        return self if self.by else self.but(by=by)
 
 
 class Stop(Request):
@@ -65,15 +65,13 @@ class Stop(Request):
     Stop(reason='enough', by='enough', exit_code=None)
     """
 
+    __match_args__ = ("reason", "exit_code")
     exit_code: int | None
-    __match_args__ = ("reason", "by", "exit_code")
-    _compared = ("reason", "exit_code")
 
     def __init__(self, reason: str, exit_code: int | None = None, *, by: str = "") -> None:
         super().__init__(reason, by=by)
-        if exit_code is not None and (
-            isinstance(exit_code, bool) or not isinstance(exit_code, int)
-        ):
+        is_code = isinstance(exit_code, int) and not isinstance(exit_code, bool)
+        if exit_code is not None and not is_code:
             raise TypeError(f"Stop: exit_code is a whole number or None; got {exit_code!r}")
         self._set(exit_code=exit_code)
 
@@ -123,9 +121,9 @@ class State(Answer):
     {'seen': 12}
     """
 
+    __match_args__ = ("key", "value")
     key: str
     value: Any
-    __match_args__ = ("key", "value")
 
     def __init__(self, key: str, value: Any) -> None:
         self._set(key=key, value=value)
@@ -144,8 +142,8 @@ class Restored(Answer):
     'runs/digits/step-120'
     """
 
-    path: str
     __match_args__ = ("path",)
+    path: str
 
     def __init__(self, path: str) -> None:
         self._set(path=path)
@@ -154,7 +152,7 @@ class Restored(Answer):
 R = TypeVar("R", bound=Answer)
 
 
-class Answers(Record):
+class Answers(Frozen):
     """What `emit` returns: all pending answers of the run, and those of this very emission.
 
     Attributes
@@ -174,13 +172,14 @@ class Answers(Record):
     ['first', 'second', 'third']
     """
 
+    NONE: ClassVar[Answers]
     pending: tuple[Request, ...]
     given: tuple[tuple[str, Answer], ...]
-    NONE: ClassVar[Answers]
-    __match_args__ = ("pending", "given")
 
     def __init__(
-        self, pending: tuple[Request, ...] = (), given: tuple[tuple[str, Answer], ...] = ()
+        self,
+        pending: tuple[Request, ...] = (),
+        given: tuple[tuple[str, Answer], ...] = (),
     ) -> None:
         self._set(pending=pending, given=given)
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from eventbus.backlog import Overflow
 from eventbus.calling import Wants
 from eventbus.errors import HandlerError
-from eventbus.record import Record
+from eventbus.frozen import Frozen
 
 __all__ = ["HELD", "Background", "as_background", "refuse_held"]
 
@@ -15,7 +15,7 @@ HELD = frozenset({"model", "models", "optimizer", "optimizers", "scheduler"})
 """What the loop goes on changing: not for a handler that works meanwhile."""
 
 
-class Background(Record):
+class Background(Frozen):
     """How a handler is called off the loop's thread: `background=Background(size=64)`.
 
     It has one thread, and a bounded queue: the loop waits for neither. An object whose methods are
@@ -56,7 +56,6 @@ class Background(Record):
     size: int
     overflow: Overflow
     timeout_s: float
-    __match_args__ = ("size", "overflow", "timeout_s")
 
     def __init__(
         self, size: int = 1024, overflow: Overflow = "drop_oldest", timeout_s: float = 10.0

@@ -8,7 +8,7 @@ from types import FunctionType, MappingProxyType
 from typing import Generic, ParamSpec
 
 from eventbus.errors import FieldError
-from eventbus.record import Record
+from eventbus.frozen import Frozen
 
 __all__ = ["CONTEXT", "RESERVED", "Declaration", "Field", "signal"]
 
@@ -32,7 +32,7 @@ RESERVED = ("event", "sender", "bus")
 _BLINKERS = ("_async_wrapper", "_sync_wrapper")  # blinker's `send` swallows these keywords
 
 
-class Field(Record):
+class Field(Frozen):
     """What the type of a field cannot say; put into `Annotated[type, Field(...)]`.
 
     Parameters
@@ -56,13 +56,12 @@ class Field(Record):
 
     meaning: str
     unit: str
-    __match_args__ = ("meaning", "unit")
 
     def __init__(self, meaning: str, unit: str = "") -> None:
         self._set(meaning=meaning, unit=unit)
 
 
-class Declaration(Record, Generic[P]):
+class Declaration(Frozen, Generic[P]):
     """A declared signal: its name, its fields, its clock. Made by `signal` or `bus.declare`.
 
     Attributes
@@ -100,15 +99,15 @@ class Declaration(Record, Generic[P]):
         clock: str | None = None,
         value: str | None = None,
     ) -> None:
-        fields = MappingProxyType(dict(inspect.signature(stub).parameters))
+        parameters = inspect.signature(stub).parameters
+        fields = MappingProxyType(dict(parameters))
         self._set(name=name, stub=stub, clock=clock, value=value, fields=fields)
         _check_fields(self)
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        return self is other  # a stub that is run again declares anew
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__  # as fast as can be: the loop finds its signal by it
 
     @property
     def doc(self) -> str:

@@ -4,6 +4,7 @@ The tree::
 
     EventBusError
     ├── SignalError      a signal that is not known, or used in the wrong way
+    │   └── LoopError    a loop that breaks the rules of the vocabulary (`eventbus.testing`)
     ├── FieldError       a field that no signal carries, or that the loop did not send
     ├── HandlerError     a callable that cannot be a handler, or answered with nonsense
     └── AttachError      attached twice, nothing to attach, two states under one name
@@ -13,10 +14,17 @@ A wrong argument (`every(0)`, a sender that is no label) is an ordinary `ValueEr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-__all__ = ["AttachError", "EventBusError", "FieldError", "HandlerError", "SignalError"]
+__all__ = [
+    "AttachError",
+    "EventBusError",
+    "FieldError",
+    "HandlerError",
+    "LoopError",
+    "SignalError",
+]
 
 
 class EventBusError(Exception):
@@ -64,6 +72,30 @@ class SignalError(EventBusError):
     unknown signal 'batch_finishd': did you mean 'batch_finished'? \
 To use a name of your own that is this near, declare it with @bus.declare
     """
+
+
+class LoopError(SignalError, AssertionError):
+    """A loop breaks the rules of the vocabulary; raised by `eventbus.testing` alone.
+
+    Also an `AssertionError`: in a test it is a failure.
+
+    Attributes
+    ----------
+    violations : tuple of Violation
+
+    Examples
+    --------
+    >>> from eventbus.testing import LoopError, check_loop
+    >>> try:
+    ...     check_loop(lambda bus: None).raise_if_any()
+    ... except LoopError as error:
+    ...     print(error.violations[0].rule)
+    run
+    """
+
+    def __init__(self, message: str, violations: Sequence[Any] = ()) -> None:
+        super().__init__(message, signal=violations[0].signal if violations else None)
+        self.violations = tuple(violations)
 
 
 class FieldError(EventBusError, TypeError):
@@ -114,5 +146,13 @@ class AttachError(EventBusError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Word a suggestion (`"; did you mean 'loss'?"`), empty where nothing is near."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known, cutoff=0.6)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float) -> str | None:
+    """Return the known name that is most like `name`, None where none is near."""
+    from difflib import get_close_matches  # needed only where something is wrong
+
+    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None

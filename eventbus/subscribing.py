@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +11,7 @@ from eventbus.background import Background
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
+from eventbus.log import log
 from eventbus.naming import check_own_name, is_same, label_of, name_of
 from eventbus.subscription import OnError, Options
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["HandlersSide"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-log = logging.getLogger("eventbus")
 
 
 class HandlersSide:
@@ -131,7 +129,7 @@ class HandlersSide:
 
     def _replace(self, handler: Any) -> None:
         for name in self.registry.replace_redefined(handler):
-            log.warning("handler %r was defined again: the new one replaces it", name)
+            log().warning("handler %r was defined again: the new one replaces it", name)
 
     def attach(
         self,

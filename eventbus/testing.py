@@ -1,6 +1,7 @@
 """For tests of handlers and loops: a recorder, a scripted run, a clock that stands still.
 
-No trainer is needed to test a handler: play the signals that it listens to.
+No trainer is needed to test a handler: play the signals that it listens to. No handler is needed to
+test a loop: `check_loop` says which rules of the vocabulary it breaks.
 """
 
 from __future__ import annotations
@@ -12,10 +13,24 @@ from typing import Any
 
 from eventbus.answers import Answers, Request
 from eventbus.bus import EventBus
+from eventbus.conformance import Report, Violation, check_loop, watch_loop
 from eventbus.emitter import Emitter
+from eventbus.errors import LoopError
 from eventbus.event import Event
 
-__all__ = ["Emission", "FakeClock", "Recording", "capture", "play", "scripted_run"]
+__all__ = [
+    "Emission",
+    "FakeClock",
+    "LoopError",
+    "Recording",
+    "Report",
+    "Violation",
+    "capture",
+    "check_loop",
+    "play",
+    "scripted_run",
+    "watch_loop",
+]
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,16 @@ class HandlerTime:
         self.handler, self.signal = handler, signal
         self.calls, self.duration_s = calls, duration_s
 
+    def __repr__(self) -> str:
+        return (
+            f"<HandlerTime {self.handler!r} on {self.signal}: {self.calls} calls, "
+            f"{self.duration_s:.6f} s>"
+        )
+
     @property
     def mean_s(self) -> float:
         """Seconds a call; 0 before the first."""
         return self.duration_s / self.calls if self.calls else 0.0
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"HandlerTime({fields})"
 
 
 class Profile:

@@ -223,7 +223,8 @@ class ConsoleLog:
 
     def _place(self, epoch: int, step: int) -> tuple[str, str]:
         epochs, steps = self._progress.epochs, self._progress.steps
-        return f"epoch {_of(epoch, epochs, 1)}", f"step {_of(step, steps, _STEP_WIDTH)}"
+        in_epoch = f"epoch {_of(epoch, epochs, 1)}" if epoch else ""  # 0: a loop without epochs
+        return in_epoch, f"step {_of(step, steps, _STEP_WIDTH)}"
 
     def _lr(self, optimizers: Mapping[str, Any] | None) -> str:
         rates = _rates_of(optimizers or {}) or list(self._learning_rates.values())

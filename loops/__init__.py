@@ -21,8 +21,14 @@ _HOMES = {
 }
 
 
+ADAPTERS = ("accelerate", "huggingface", "ignite", "keras", "lightning")
+"""One module each: `eventbus.loops.lightning.Emitter(bus)`. Needs the extra of that name."""
+
+
 def __getattr__(name: str) -> Any:
     # Lazy: importing one loop imports neither torch nor its neighbours.
+    if name in ADAPTERS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -31,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *ADAPTERS))

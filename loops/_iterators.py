@@ -115,7 +115,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def __init__(self, spans: Spans, loader: Iterable[T], accumulate: int) -> None:
         super().__init__(spans)
         self._loader = loader
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self._reader: Reader | None = None
 
     def __next__(self) -> T:
@@ -208,7 +208,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
 
     def _is_boundary(self, span: BatchSpan) -> bool:
         assert self._reader is not None
-        if span.bodies + 1 >= self._accumulate:
+        if span.bodies + 1 >= self.accumulate:
             return True
         return self._spans.cut() is not None or self._reader.is_last()
 

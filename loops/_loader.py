@@ -91,12 +91,13 @@ def tell_samplers(loader: Any, epoch: int) -> None:
 
     torch's convention for `DistributedSampler`, whose epochs count from 0: without it every epoch
     has the order of the first. Looked for in `loader.sampler`, `loader.batch_sampler` and
-    `loader.batch_sampler.sampler`.
+    `loader.batch_sampler.sampler`, and in `loader` itself: Accelerate's counts its passes.
     """
     if epoch == 0:
         return
     batch_sampler = getattr(loader, "batch_sampler", None)
     samplers = (
+        loader,
         getattr(loader, "sampler", None),
         batch_sampler,
         getattr(batch_sampler, "sampler", None),

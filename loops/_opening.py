@@ -13,7 +13,7 @@ from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._loader import END, Reader
 from eventbus.loops.resumable_sampler import ResumableSampler
 
-__all__ = ["Start", "carry_on", "opened"]
+__all__ = ["Start", "carry_on", "keeps_its_place", "opened"]
 
 log = logging.getLogger("eventbus.loops")
 
@@ -42,6 +42,15 @@ class Start:
         return {name: part for name, part in parts.items() if part is not None}
 
 
+def keeps_its_place(loader: Any) -> bool:
+    """Tell whether a loader has a state, as torchdata's.
+
+    Accelerate's has the methods always, but a state only around torchdata's.
+    """
+    has_state = callable(getattr(loader, "load_state_dict", None))
+    return has_state and getattr(loader, "use_stateful_dataloader", True)
+
+
 def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str, Any]]:
     """Return a reader of `loader`, from `start` on, and the generators that give its order.
 
@@ -66,7 +75,7 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
 
 def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
     """Have a loader with a state, at the end of a pass, begin the pass after it."""
-    if not hasattr(loader, "load_state_dict"):
+    if not keeps_its_place(loader):
         return
     everywhere = RandomGenerators(devices=False)
     now = everywhere.state_dict()
@@ -79,7 +88,7 @@ def _started(loader: Any, start: Start | None) -> Reader:
     if start is None:
         return Reader(loader)
     reader = Reader(loader, start.used)
-    if start.loader is not None and hasattr(loader, "load_state_dict"):
+    if start.loader is not None and keeps_its_place(loader):
         loader.load_state_dict(start.loader)
     elif not _starts_at(loader, start.used):
         _drop(reader, start.used)

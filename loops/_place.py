@@ -13,7 +13,7 @@ from typing import Any
 from weakref import ref
 
 from eventbus.loops._loader import Reader
-from eventbus.loops._opening import Start, carry_on, opened
+from eventbus.loops._opening import Start, carry_on, keeps_its_place, opened
 
 __all__ = ["Place"]
 
@@ -64,7 +64,7 @@ class Place:
         reader, self._opening = opened(loader, start)
         self._is_open = True
         self._used = self._read = 0 if start is None else start.used
-        self._loader = loader if hasattr(loader, "load_state_dict") else None
+        self._loader = loader if keeps_its_place(loader) else None
         self._reader = ref(reader)
         return reader
 

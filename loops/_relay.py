@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventbus import EventBus, Stop
     from eventbus.loops._batch import BatchSpan
     from eventbus.loops._spans import Spans
+    from eventbus.loops._validation import ValidationSpan
 
 __all__ = ["Relay"]
 
@@ -66,6 +67,7 @@ class Relay:
         self.bus = bus
         self.framework = framework
         self.is_open = False
+        self._run: RunSpan | None = None
         self._name = name
         self._cannot = cannot or {}
         self._said: set[str] = set()
@@ -76,8 +78,10 @@ class Relay:
         self,
         *,
         state: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, Any] | None = None,
         carried: Mapping[str, Any] | None = None,
         resumed_from: str | None = None,
+        within_epoch: bool = True,
         **context: Any,
     ) -> None:
         """Emit `run_opened`; put back what rode in the framework's checkpoint.
@@ -86,10 +90,15 @@ class Relay:
         ----------
         state
             More that belongs into our checkpoints, by key.
+        stand_ins
+            What gives and takes the state of a `model`, `optimizer` or `scheduler` in its place, by
+            that key, where its own `state_dict` will not do.
         carried
             What `luggage` gave when the framework saved the checkpoint that it goes on from.
         resumed_from
             That checkpoint's path, where the framework resumes.
+        within_epoch
+            False where the framework begins with a new epoch after the one of the checkpoint.
         context
             `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
         """
@@ -97,13 +106,26 @@ class Relay:
         several = {key: context.get(key) for key in ("models", "optimizers")}
         self._epochs: int | None = None
         self._passes_over = self._is_due = False
-        self._span = RunSpan(self.bus, self._name, context, Counts())
+        self._run = RunSpan(self.bus, self._name, context, Counts())
         self.is_open = True
         self._warn_of_limits()
-        self._span.open(named_parts(one, several, state))
-        self._resume(carried, resumed_from)
+        self._span.open(named_parts({**one, **(stand_ins or {})}, several, state))
+        self.resume(carried, resumed_from)
+        if resumed_from is not None and not within_epoch:
+            self._spans.forget_position(as_done=True)
 
-    def _resume(self, carried: Mapping[str, Any] | None, path: str | None) -> None:
+    def resume(
+        self, carried: Mapping[str, Any] | None, path: str | None, *, within: bool = True
+    ) -> None:
+        """Go on from the framework's checkpoint, where it tells of it between `open` and `start`.
+
+        Parameters
+        ----------
+        carried, path
+            As `open` takes them.
+        within
+            False where the framework begins the epoch anew that a checkpoint was made in.
+        """
         spans = self._spans
         if spans.resumed_from is not None and path is not None:
             error = RuntimeError(
@@ -113,18 +135,20 @@ class Relay:
             self.fail(error)
             raise error
         if spans.resumed_from is not None:
-            self._begin_epoch_anew()
+            # It says where in the data to go on; only the framework could go there.
+            self._begin_epoch_anew(f"only {self.framework}'s own resume goes on within its data")
         spans.resumed_from = spans.resumed_from or path
         if carried is not None:
             with self._span.state.without_parts():
                 spans.emitter.emit("state_restored", state=RestoredState(carried), path=path)
+        if not within:
+            self._begin_epoch_anew(f"{self.framework} resumes at the begin of an epoch")
 
-    def _begin_epoch_anew(self) -> None:
-        # A handler's checkpoint says where in the data to go on; only the framework could go there.
+    def _begin_epoch_anew(self, why: str) -> None:
         if self._spans.forget_position():
             self.say(
                 f"the checkpoint was made within epoch {self._spans.counts.epochs_done + 1}, which "
-                f"begins anew: only {self.framework}'s own resume goes on within its data"
+                f"begins anew: {why}"
             )
 
     def go_on_from(self, *, epoch: int, step: int) -> None:
@@ -171,7 +195,7 @@ class Relay:
     @property
     def stop(self) -> Stop | None:
         """The pending `Stop`, or the one that ended the run."""
-        return self._span.stop
+        return None if self._run is None else self._run.stop
 
     @property
     def is_over(self) -> bool:
@@ -193,6 +217,11 @@ class Relay:
         return self._spans.step
 
     @property
+    def steps_done(self) -> int:
+        """Finished optimizer steps."""
+        return self._spans.counts.steps_done
+
+    @property
     def epoch(self) -> int:
         """The epoch under way, or the last one that was."""
         return self._spans.counts.epoch
@@ -200,12 +229,12 @@ class Relay:
     @property
     def in_epoch(self) -> bool:
         """True between the begin and the end of an epoch."""
-        return self._spans.epoch is not None
+        return self.is_open and self._spans.epoch is not None
 
     @property
     def in_validation(self) -> bool:
         """True between the begin and the end of a validation, a silent one too."""
-        return self._spans.validation is not None
+        return self.is_open and self._spans.validation is not None
 
     # -- epochs and their data
 
@@ -223,17 +252,23 @@ class Relay:
         tell_samplers(loader, self.epoch)
         return loader
 
-    def end_epoch(self, *, complete: bool = True) -> None:
+    def end_epoch(self, results: Mapping[str, Any] | None = None, *, complete: bool = True) -> None:
         """Emit `epoch_finished`, or `epoch_interrupted` where a `Stop` left work undone.
 
         Parameters
         ----------
+        results
+            What the framework itself computed over the epoch, by key. A mean of what the steps
+            recorded comes before one of the same key.
         complete
             False where not all of its data was gone through.
         """
         spans = self._spans
         self._close_step()
         if spans.epoch is not None:
+            told = {**spans.epoch.means, **spans.epoch.validations}
+            new = {key: value for key, value in (results or {}).items() if key not in told}
+            spans.epoch.record(new)
             if not complete:
                 spans.note_undone()
             spans.epoch.close(Ending.COMPLETED)
@@ -268,7 +303,7 @@ class Relay:
             self._enter(Body(has_batch=False))
 
     def _open_step(self) -> BatchSpan | None:
-        if self.is_over and self._spans.batch is None:
+        if self._spans.batch is None and (self.is_over or self._spans.cut() is not None):
             self._pass_over()
         if self._passes_over:
             return None
@@ -346,6 +381,11 @@ class Relay:
             span.boundary = span.boundary or bool(boundary)
             span.leave()
 
+    def skip_step(self, reason: str) -> None:
+        """The framework itself passes over the step under way."""
+        if not self._passes_over and self._spans.batch is not None:
+            self._spans.batch.skip(reason)
+
     def _close_step(self) -> None:
         self._passes_over = self._is_due = False
         if self._spans.batch is not None:
@@ -354,22 +394,27 @@ class Relay:
     # -- a validation
 
     def begin_validation(self, name: str = "val") -> None:
-        """Emit `validation_started`; all of it is silent once a `Stop` is pending."""
+        """Emit `validation_started`; all of it is silent once a `Stop` is pending.
+
+        Nothing where no run is open: what a framework validates outside of a training is no part of
+        one.
+        """
+        if not self.is_open:
+            return
         if self._spans.batch is not None and not self._spans.batch.boundary:
             self._close_step()  # a framework validates between two of its steps
         self._spans.open_validation(name, self)
 
     def begin_validation_batch(self, batch: Any, wait_s: float = 0.0) -> None:
         """A batch of the validation is about to be worked on."""
-        if self._spans.validation is not None:
-            self._spans.validation.enter(batch, wait_s)
+        if self.in_validation:
+            self._validation.enter(batch, wait_s)
 
     def end_validation_batch(self, **values: Any) -> None:
         """Emit `validation_batch_finished` with these metrics and fields, as `Run.report` takes."""
-        span = self._spans.validation
-        if span is not None:
-            span.record(values)
-            span.leave(Ending.COMPLETED)
+        if self.in_validation:
+            self._validation.record(values)
+            self._validation.leave(Ending.COMPLETED)
 
     def end_validation(
         self, results: Mapping[str, Any] | None = None, *, complete: bool = True
@@ -384,11 +429,17 @@ class Relay:
         complete
             False where a `Stop` kept it from going through its data.
         """
-        span = self._spans.validation
-        if span is not None:
+        if self.in_validation:
+            span = self._validation
             span.was_cut = not complete
             span.settle(results or {})
             span.close(Ending.COMPLETED)
+
+    @property
+    def _validation(self) -> ValidationSpan:
+        span = self._spans.validation
+        assert span is not None
+        return span
 
     # -- limits
 
@@ -403,6 +454,12 @@ class Relay:
         if message not in self._said:
             self._said.add(message)
             log.warning(message)
+
+    @property
+    def _span(self) -> RunSpan:
+        if self._run is None:
+            raise RuntimeError(f"{self.framework} has opened no run yet")
+        return self._run
 
     @property
     def _spans(self) -> Spans:

@@ -179,11 +179,13 @@ class Spans:
         if self._position:
             self.place.restore(self._position)
 
-    def forget_position(self) -> bool:
-        """Begin the epoch under way anew; say whether there is one."""
-        was_within, self._position = bool(self._position.get("epoch")), {}
+    def forget_position(self, *, as_done: bool = False) -> bool:
+        """Begin the epoch under way anew, or count it as done; say whether there is one."""
+        epoch, self._position = self._position.get("epoch", 0), {}
         self.place.begin()
-        return was_within
+        if epoch and as_done:
+            self.counts.epoch = self.counts.epochs_done = epoch
+        return bool(epoch)
 
     # -- closing
 

@@ -160,8 +160,16 @@ class Emitter:
         self._unhook()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the handlers and the counts, in tensors and plain Python."""
-        return self._relay.luggage() if self._relay.is_open else dict(self._carried or {})
+        """Return the state of the handlers and the counts, in tensors and plain Python.
+
+        Taken on `EPOCH_COMPLETED` it is that after `epoch_finished`: a run that is resumed begins
+        with the next epoch, so whatever handlers do at the end of this one belongs into it.
+        """
+        if not self._relay.is_open:
+            return dict(self._carried or {})
+        if self._trainer.last_event_name == Events.EPOCH_COMPLETED:
+            self._end_epoch(self._trainer)
+        return self._relay.luggage()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next run go on from there."""
@@ -181,7 +189,10 @@ class Emitter:
         is_resumed = bool(carried) or state.iteration > 0
         self._batches = state.iteration % state.epoch_length if state.epoch_length else 0
         self._relay.open(
-            **self._context, carried=carried or None, resumed_from=OWN if is_resumed else None
+            **self._context,
+            carried=carried or None,
+            resumed_from=OWN if is_resumed else None,
+            within_epoch=self._batches > 0,
         )
         if is_resumed and not carried:
             self._relay.go_on_from(epoch=state.epoch, step=state.iteration)
@@ -268,9 +279,10 @@ class Emitter:
             self._obey()
 
     def _end_epoch(self, trainer: Engine) -> None:
-        self._batches = 0
-        self._relay.end_epoch(complete=not self._is_cut)
-        self._obey()
+        if self._relay.in_epoch:
+            self._batches = 0
+            self._relay.end_epoch(complete=not self._is_cut)
+            self._obey()
 
     def _obey(self) -> None:
         if self._relay.is_over:

@@ -65,9 +65,14 @@ class ResumableSampler(Sampler[int]):
         self._given = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of `epoch`, from 0; the next pass begins at its first sample."""
-        self.epoch = epoch
-        self._start = self._given = 0
+        """Choose the order of `epoch`, from 0; the next pass begins at its first sample.
+
+        Called again for the same epoch it keeps the place that `start_at` gave: Accelerate's
+        loaders call it at the begin of each pass.
+        """
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._start = self._given = 0
 
     def start_at(self, position: int) -> None:
         """Have the next pass, and no later one, begin after `position` samples."""

@@ -162,6 +162,13 @@ class Run:
         return batch is None or batch.boundary
 
     @property
+    def accumulate(self) -> int:
+        """Micro-batches per optimizer step, as `run.batches` was told; 1 outside of it."""
+        batch = self._spans.batch
+        owner = None if batch is None else batch.owner()
+        return owner.accumulate if isinstance(owner, Batches) else 1
+
+    @property
     def interrupted(self) -> bool:
         """True once a `Stop` has cut work of this epoch short: its end waits for a resumed run."""
         epoch = self._use().epoch

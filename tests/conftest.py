@@ -24,6 +24,11 @@ settings.register_profile("eventbus", deadline=None, derandomize=True, database=
 settings.load_profile("eventbus")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For `make docs`: the tables of `docs/loops.md` are written by the tests that hold them."""
+    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ anew")
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_tests:

@@ -10,11 +10,20 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
-    """Return what it printed."""
+def run_example(
+    name: str, *arguments: str | Path, cwd: Path | None = None, ignore: tuple[str, ...] = ()
+) -> str:
+    """Return what it printed.
+
+    Parameters
+    ----------
+    ignore
+        Warnings of a framework's own, as for `python -W ignore:...`.
+    """
     script = EXAMPLES / f"{name}.py"
+    ignored = [part for one in ignore for part in ("-W", f"ignore:{one}")]
     result = subprocess.run(
-        [sys.executable, "-W", "error", str(script), *map(str, arguments)],
+        [sys.executable, "-W", "error", *ignored, str(script), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=100,

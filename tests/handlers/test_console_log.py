@@ -49,6 +49,12 @@ def test_a_run_tells_its_length_and_where_it_goes_on(bus: EventBus, screen: Scre
     ]
 
 
+def test_a_loop_without_epochs_is_told_by_steps(bus: EventBus, screen: Screen) -> None:
+    loop = start(bus, steps=900)
+    loop.emit("batch_finished", epoch=0, step=2, metrics={"loss": 0.5})
+    assert screen.lines[1].startswith("step   2/900  loss 0.5")
+
+
 def test_only_steps_that_are_due_get_a_line(bus: EventBus, screen: Screen) -> None:
     loop = start(bus)
     for step in range(1, 6):

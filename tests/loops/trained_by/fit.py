@@ -10,6 +10,7 @@ from eventbus.loops import fit
 from .task import Task, Trained
 
 NAME = "fit"
+OWN_STATE = "`Checkpoint` is its own"
 
 
 def train(bus: EventBus, task: Task) -> Trained:

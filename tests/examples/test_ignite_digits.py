@@ -1,0 +1,17 @@
+"""`ignite_digits.py`: portable handlers stop it, save it and file its curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .digits_example import ended_as_it_should
+from .running import run_example
+
+pytest.importorskip("ignite")
+
+
+def test_handlers_that_never_saw_ignite_work_there(tmp_path: Path) -> None:
+    said = run_example("ignite_digits", "--run-dir", tmp_path, ignore=("`torch.jit",))
+    ended_as_it_should(said, tmp_path)

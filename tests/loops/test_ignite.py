@@ -1,0 +1,345 @@
+"""What is special to Ignite: its order of events, its exceptions, its own checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from eventbus import EventBus, SkipBatch, Stop, StopEpoch
+from eventbus.handlers import NonFiniteGuard
+from eventbus.testing import capture
+
+from .trained_by.task import Task
+
+pytest.importorskip("ignite")
+from ignite.engine import (
+    Engine,
+    Events,
+    create_supervised_evaluator,
+    create_supervised_trainer,
+)
+from ignite.metrics import Accuracy, Loss
+
+from eventbus.loops import ignite
+
+
+class Parts:
+    """A trainer and an evaluator for the task, on a bus."""
+
+    def __init__(self, bus: EventBus, task: Task | None = None, **attached: Any) -> None:
+        self.task = task or Task()
+        self.model = self.task.model()
+        self.optimizer = self.task.optimizer(self.model)
+        self.loss_fn = nn.CrossEntropyLoss()
+        self.trainer = create_supervised_trainer(self.model, self.optimizer, self.loss_fn)
+        metrics = {"loss": Loss(self.loss_fn), "accuracy": Accuracy()}
+        self.evaluator = create_supervised_evaluator(self.model, metrics=metrics)
+        given = {"model": self.model, "optimizer": self.optimizer, "validation": self.evaluator}
+        self.emitter = ignite.attach(self.trainer, bus, **{**given, **attached})
+
+    def validate(self) -> None:
+        self.evaluator.run(self.task.validation_loader)
+
+    def run(self, epochs: int = 1) -> None:
+        self.trainer.run(self.task.train_loader, max_epochs=epochs)
+
+
+@pytest.fixture
+def bus() -> EventBus:
+    return EventBus(strict=True)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad data"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_failure_closes_everything_once_and_stays_what_it_was(
+    bus: EventBus, error: BaseException
+) -> None:
+    parts = Parts(bus)
+
+    @parts.trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def fail() -> None:
+        raise error
+
+    with capture(bus) as recording, pytest.raises(type(error)) as raised:
+        parts.run()
+    assert raised.value is error
+    assert recording.names[-4:] == [
+        "batch_finished",
+        "epoch_interrupted",
+        "run_failed",
+        "run_closed",
+    ]
+    assert recording.of("run_failed")[0]["exception"] is error
+
+
+def test_whoever_else_is_told_of_an_exception_does_not_make_it_disappear(bus: EventBus) -> None:
+    parts, heard = Parts(bus), []
+    parts.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, e: heard.append(e))
+
+    @bus.on("batch_finished")
+    def fail(step: int) -> None:
+        raise ValueError("no")
+
+    with capture(bus) as recording, pytest.raises(ValueError, match="no"):
+        parts.run()
+    assert heard
+    assert recording.names.count("run_closed") == 1
+
+
+def test_validations_belong_to_their_epoch_whenever_they_were_registered(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.trainer.add_event_handler(Events.EPOCH_COMPLETED, parts.validate)
+    with capture(bus) as recording:
+        parts.run()
+    assert set(recording.of("epoch_finished")[0]["metrics"]) == {"loss", "val_loss", "val_accuracy"}
+    assert recording.of("run_finished")[0]["metrics"]["val_accuracy"] >= 0
+
+
+def test_a_validation_within_an_epoch_and_one_after_the_last_are_told(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), parts.validate)
+    parts.trainer.add_event_handler(Events.COMPLETED, parts.validate)
+    with capture(bus) as recording:
+        parts.run()
+    told = [(one["round"], one["epoch"], one["step"]) for one in recording.of("validation_done")]
+    assert told == [(1, 1, 2), (2, 1, 4), (3, 1, 4)]
+    assert recording.names[-2:] == ["run_finished", "run_closed"]
+
+
+def test_an_evaluator_of_its_own_says_nothing(bus: EventBus) -> None:
+    parts = Parts(bus)
+    with capture(bus) as recording:
+        parts.validate()
+    assert recording.names == []
+
+
+def test_several_evaluators_go_by_their_names(bus: EventBus) -> None:
+    other = create_supervised_evaluator(Task().model(), metrics={"accuracy": Accuracy()})
+    parts = Parts(bus)
+    parts.emitter.validate_by("train", other)
+    parts.trainer.add_event_handler(Events.EPOCH_COMPLETED, parts.validate)
+    parts.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda: other.run(parts.task.train_loader)
+    )
+    with capture(bus) as recording:
+        parts.run()
+    assert [one["name"] for one in recording.of("validation_done")] == ["val", "train"]
+    assert "train_accuracy" in recording.of("epoch_finished")[0]["metrics"]
+
+
+def test_a_second_run_goes_on_in_the_counts_of_the_engine(bus: EventBus) -> None:
+    parts = Parts(bus)
+    with capture(bus) as recording:
+        parts.run(1)
+        parts.run(2)
+    assert [one["resumed_from"] for one in recording.of("run_started")] == [
+        None,
+        "a checkpoint of Ignite's",
+    ]
+    assert [one["epoch"] for one in recording.of("epoch_finished")] == [1, 2]
+    assert recording.of("batch_finished")[-1]["step"] == 8
+
+
+def test_a_trainer_goes_silent_once_detached(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.emitter.detach()
+    parts.trainer.add_event_handler(Events.EPOCH_COMPLETED, parts.validate)
+    with capture(bus) as recording:
+        parts.run()
+    assert recording.names == []
+
+
+def test_an_engine_without_data_has_steps_without_batches(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: 0.5)
+    ignite.attach(trainer, bus)
+    with capture(bus) as recording:
+        trainer.run(max_epochs=1, epoch_length=2)
+    assert recording.names == [
+        "run_opened",
+        "run_started",
+        "epoch_started",
+        *["batch_started", "batch_finished"] * 2,
+        "epoch_finished",
+        "run_finished",
+        "run_closed",
+    ]
+
+
+def test_data_without_a_length_ends_the_epoch_where_it_ends(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: batch)
+    ignite.attach(trainer, bus)
+    with capture(bus) as recording:
+        trainer.run(iter([1.0, 2.0, 3.0]), max_epochs=1)
+    (finished,) = recording.of("epoch_finished")
+    assert (finished["step"], finished["metrics"]["loss"], finished["complete"]) == (3, 2.0, True)
+
+
+def test_an_output_is_read_as_one_says(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: (batch, 2 * batch))
+    ignite.attach(trainer, bus, report=lambda output: {"loss": output[0], "double": output[1]})
+    with capture(bus) as recording:
+        trainer.run([1.0, 3.0], max_epochs=1)
+    assert dict(recording.of("epoch_finished")[0]["metrics"]) == {"loss": 2.0, "double": 4.0}
+
+
+def test_outputs_and_targets_of_a_mapping_become_fields(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: {"loss": 0.5, "outputs": batch, "targets": batch})
+    ignite.attach(trainer, bus)
+    with capture(bus) as recording:
+        trainer.run([torch.zeros(3)], max_epochs=1)
+    finished = recording.of("batch_finished")[0]
+    assert (finished["loss"], len(finished["outputs"]), finished["batch_size"]) == (0.5, 3, 3)
+
+
+def test_accumulation_counts_optimizer_steps(bus: EventBus) -> None:
+    parts = Parts(bus)
+    trainer = create_supervised_trainer(
+        parts.model, parts.optimizer, parts.loss_fn, gradient_accumulation_steps=2
+    )
+    ignite.attach(trainer, bus, model=parts.model, optimizer=parts.optimizer)
+    with capture(bus) as recording:
+        trainer.run(parts.task.train_loader, max_epochs=1)
+    finished = recording.of("batch_finished")
+    assert [(one["step"], one["batch_size"]) for one in finished] == [(1, 10), (2, 10)]
+    assert [one["batch_index"] for one in recording.of("batch_loaded")] == [1, 2, 3, 4]
+
+
+def test_batches_that_no_step_used_up_are_told_as_skipped(bus: EventBus) -> None:
+    parts = Parts(bus, Task(batches=3))
+    trainer = create_supervised_trainer(
+        parts.model, parts.optimizer, parts.loss_fn, gradient_accumulation_steps=2
+    )
+    ignite.attach(trainer, bus, model=parts.model, optimizer=parts.optimizer)
+    with capture(bus) as recording:
+        trainer.run(parts.task.train_loader, max_epochs=1)
+    assert recording.names[-4:] == [
+        "batch_skipped",
+        "epoch_finished",
+        "run_finished",
+        "run_closed",
+    ]
+
+
+def test_a_stop_with_an_exit_code_leaves_the_process_after_the_run_is_closed(
+    bus: EventBus,
+) -> None:
+    parts = Parts(bus)
+
+    @bus.on("batch_finished")
+    def stop(step: int) -> Stop:
+        return Stop("SIGTERM", exit_code=143)
+
+    with capture(bus) as recording, pytest.raises(SystemExit) as left:
+        parts.run()
+    assert left.value.code == 143
+    assert recording.names[-2:] == ["run_finished", "run_closed"]
+
+
+def test_a_stop_epoch_in_the_last_epoch_ends_the_run(bus: EventBus) -> None:
+    parts = Parts(bus)
+
+    @bus.on("batch_finished")
+    def stop(step: int) -> StopEpoch:
+        return StopEpoch("enough")
+
+    with capture(bus) as recording:
+        parts.run(2)
+    assert [one["complete"] for one in recording.of("epoch_finished")] == [False, False]
+    assert recording.of("run_finished")[0]["reason"] == "completed"
+
+
+def test_a_trainer_that_terminates_itself_left_its_epoch(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: parts.trainer.terminate()
+    )
+    with capture(bus) as recording:
+        parts.run()
+    assert recording.of("epoch_finished")[0]["complete"] is False
+    assert recording.names[-2:] == ["run_finished", "run_closed"]
+
+
+def test_a_trainer_that_terminates_quietly_closes_its_run(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: parts.trainer.terminate(skip_completed=True)
+    )
+    with capture(bus) as recording:
+        parts.run()
+    assert recording.names[-2:] == ["run_finished", "run_closed"]
+
+
+def test_a_skipped_batch_leaves_momentum_and_weights_alone(bus: EventBus) -> None:
+    parts = Parts(bus)
+    before = [one.detach().clone() for one in parts.model.parameters()]
+
+    @bus.on("backward_finished")
+    def skip(step: int) -> SkipBatch:
+        return SkipBatch("all of them")
+
+    parts.run()
+    for parameter, was in zip(parts.model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, was, rtol=0, atol=0)
+    assert not parts.optimizer.state
+
+
+def test_a_guard_sees_the_loss_before_the_step_where_the_criterion_was_given(
+    bus: EventBus,
+) -> None:
+    parts = Parts(bus)
+    broken = create_supervised_trainer(
+        parts.model, parts.optimizer, parts.loss_fn, prepare_batch=spoiled
+    )
+    ignite.attach(broken, bus, model=parts.model, optimizer=parts.optimizer, loss_fn=parts.loss_fn)
+    bus.attach(NonFiniteGuard("skip", watch=["loss"], max_skips=99))
+    with capture(bus) as recording:
+        broken.run(parts.task.train_loader, max_epochs=1)
+    assert [one["reason"] for one in recording.of("batch_skipped")] == [
+        "not finite in step 1: loss is nan"
+    ] * 4
+
+
+def spoiled(batch: Any, **_: Any) -> Any:
+    inputs, targets = batch
+    return inputs * float("nan"), targets
+
+
+def test_what_ignite_has_no_place_for_is_said_once_to_whom_it_concerns(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts(bus)
+
+    @bus.on("loader_opened")
+    def shuffle(loader: Any) -> Any:
+        return loader
+
+    with caplog.at_level(logging.WARNING), capture(bus):
+        parts.run(2)
+    told = [record.message for record in caplog.records if "loader_opened" in record.message]
+    assert told == [
+        "shuffle: no loader_opened from Ignite: its data is iterated as it was given to run()"
+    ]
+
+
+def test_without_an_optimizer_ignite_says_what_is_missing(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = Engine(lambda engine, batch: batch)
+    ignite.attach(trainer, bus)
+    with caplog.at_level(logging.WARNING):
+        trainer.run([1.0], max_epochs=1)
+    assert "without optimizer= no backward_finished" in caplog.text
+
+
+def test_a_missing_ignite_is_one_clear_line() -> None:
+    code = "import sys; sys.modules['ignite'] = None; import eventbus.loops.ignite"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: eventbus.loops.ignite needs Ignite: "
+        "pip install 'training-eventbus[ignite]'"
+    )
