@@ -104,7 +104,7 @@ def test_a_validation_may_not_report_what_a_step_of_its_epoch_has() -> None:
             for _batch in run.validate([1]):
                 run.report(loss=2.0)
 
-    with pytest.raises(ValueError, match="'val_loss' was already reported for .*, in training"):
+    with pytest.raises(ValueError, match=r"'val_loss' was already reported for .*, in training"):
         train(collide)
 
 
