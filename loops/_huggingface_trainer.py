@@ -51,9 +51,9 @@ class Guest(TrainerCallback):
         self._trainer = trainer
         if trainer not in self._joined:
             self._joined.add(trainer)
-            wrap(trainer, "train", functools.partial(self._train, trainer))
+            Detour(trainer, "train", functools.partial(self._train, trainer))
             for name, method in self._methods.items():
-                wrap(trainer, name, functools.partial(self._around, method, trainer))
+                Detour(trainer, name, functools.partial(self._around, method, trainer))
 
     def _around(
         self, method: Callable[..., Any], trainer: Trainer, call: Any, *args: Any, **kwargs: Any
@@ -146,15 +146,23 @@ def calling_trainer() -> tuple[Trainer, Mapping[str, Any]]:
     raise RuntimeError("eventbus.loops.huggingface.Emitter is for a transformers.Trainer to call")
 
 
-def wrap(trainer: Trainer, name: str, around: Callable[..., Any]) -> None:
-    """Have `around` called in the place of a method of this Trainer, with that method put first."""
-    call = getattr(trainer, name)
+class Detour:
+    """Stands in the place of a method of one Trainer and calls `around`, that method put first.
 
-    @functools.wraps(call)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return around(call, *args, **kwargs)
+    A copy of the Trainer, in another process too, has its own method there.
+    """
 
-    setattr(trainer, name, wrapped)
+    def __init__(self, trainer: Trainer, name: str, around: Callable[..., Any]) -> None:
+        call = getattr(trainer, name)
+        functools.update_wrapper(self, call)
+        self._place, self._around, self._call = (trainer, name), around, call
+        setattr(trainer, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._around(self._call, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self._place
 
 
 def unscale(trainer: Trainer, optimizer: Any) -> None:
