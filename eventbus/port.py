@@ -105,11 +105,11 @@ class Port(Generic[P]):
 
     def _is_for_nobody(self, fields: dict[str, Any]) -> bool:
         """Tell whether nobody listens and no answer is pending: then a value stays what it is."""
-        signal, emitter = self.signal, self.emitter
+        signal, emitter, underway = self.signal, self.emitter, self.emitter.bus.underway
         return (
             emitter.pending.quiet
             and not signal.plan(emitter)
-            and not emitter.bus.underway  # inside of another run's emission it may be for that run
+            and not (underway.compiled or underway.interpreted)  # inside of another run's emission it may be for that run
             and signal.value is not None
             and signal.value not in fields
             and not signal.has_context(fields)

@@ -41,8 +41,9 @@ class Body:
 
     def fields(self) -> dict[str, Any]:
         """Return what `batch_finished` says of the batch, where there was one."""
-        reported = self.report.fields
-        told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
+        reported, told = self.report.fields, {}
+        if reported:
+            told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
         if self.has_batch and self.batch is not None:
             told["batch"] = self.batch
         return told

@@ -135,7 +135,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
 
     def _check_alone(self) -> None:
         batch = self._spans.batch
-        if batch is not None and isinstance(batch.owner(), Steps):
+        if batch is not None and type(batch.owner()) is Steps:
             raise RuntimeError("run.batches() inside run.steps(): both count steps")
 
     def _goes_on(self) -> bool:
@@ -273,17 +273,14 @@ class Validation(Iterator[T], Generic[T]):
 
 def _announce(spans: Spans, span: BatchSpan) -> bool:
     """Tell that a step begins, unless an answer is against it; say whether its body may run."""
-    return not _is_refused(spans, span) and _starts(spans, span)
-
-
-def _starts(spans: Spans, span: BatchSpan) -> bool:
-    spans.emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
-    return not _is_refused(spans, span)
+    emitter = spans.emitter
+    if not emitter.pending.quiet and _is_refused(spans, span):
+        return False
+    emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
+    return emitter.pending.quiet or not _is_refused(spans, span)
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:
-    if spans.emitter.pending.quiet:
-        return False
     answer = spans.pending().skip or spans.cut()
     if answer is None:
         return False

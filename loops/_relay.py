@@ -78,6 +78,7 @@ class Relay:
         self,
         *,
         state: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, Any] | None = None,
         carried: Mapping[str, Any] | None = None,
         resumed_from: str | None = None,
         within_epoch: bool = True,
@@ -89,6 +90,9 @@ class Relay:
         ----------
         state
             More that belongs into our checkpoints, by key.
+        stand_ins
+            What gives and takes the state of a `model`, `optimizer` or `scheduler` in its place, by
+            that key, where its own `state_dict` will not do.
         carried
             What `luggage` gave when the framework saved the checkpoint that it goes on from.
         resumed_from
@@ -105,12 +109,23 @@ class Relay:
         self._run = RunSpan(self.bus, self._name, context, Counts())
         self.is_open = True
         self._warn_of_limits()
-        self._span.open(named_parts(one, several, state))
-        self._resume(carried, resumed_from)
+        self._span.open(named_parts({**one, **(stand_ins or {})}, several, state))
+        self.resume(carried, resumed_from)
         if resumed_from is not None and not within_epoch:
             self._spans.forget_position(as_done=True)
 
-    def _resume(self, carried: Mapping[str, Any] | None, path: str | None) -> None:
+    def resume(
+        self, carried: Mapping[str, Any] | None, path: str | None, *, within: bool = True
+    ) -> None:
+        """Go on from the framework's checkpoint, where it tells of it between `open` and `start`.
+
+        Parameters
+        ----------
+        carried, path
+            As `open` takes them.
+        within
+            False where the framework begins the epoch anew that a checkpoint was made in.
+        """
         spans = self._spans
         if spans.resumed_from is not None and path is not None:
             error = RuntimeError(
@@ -120,18 +135,20 @@ class Relay:
             self.fail(error)
             raise error
         if spans.resumed_from is not None:
-            self._begin_epoch_anew()
+            # It says where in the data to go on; only the framework could go there.
+            self._begin_epoch_anew(f"only {self.framework}'s own resume goes on within its data")
         spans.resumed_from = spans.resumed_from or path
         if carried is not None:
             with self._span.state.without_parts():
                 spans.emitter.emit("state_restored", state=RestoredState(carried), path=path)
+        if not within:
+            self._begin_epoch_anew(f"{self.framework} resumes at the begin of an epoch")
 
-    def _begin_epoch_anew(self) -> None:
-        # A handler's checkpoint says where in the data to go on; only the framework could go there.
+    def _begin_epoch_anew(self, why: str) -> None:
         if self._spans.forget_position():
             self.say(
                 f"the checkpoint was made within epoch {self._spans.counts.epochs_done + 1}, which "
-                f"begins anew: only {self.framework}'s own resume goes on within its data"
+                f"begins anew: {why}"
             )
 
     def go_on_from(self, *, epoch: int, step: int) -> None:
@@ -235,17 +252,23 @@ class Relay:
         tell_samplers(loader, self.epoch)
         return loader
 
-    def end_epoch(self, *, complete: bool = True) -> None:
+    def end_epoch(self, results: Mapping[str, Any] | None = None, *, complete: bool = True) -> None:
         """Emit `epoch_finished`, or `epoch_interrupted` where a `Stop` left work undone.
 
         Parameters
         ----------
+        results
+            What the framework itself computed over the epoch, by key. A mean of what the steps
+            recorded comes before one of the same key.
         complete
             False where not all of its data was gone through.
         """
         spans = self._spans
         self._close_step()
         if spans.epoch is not None:
+            told = {**spans.epoch.means, **spans.epoch.validations}
+            new = {key: value for key, value in (results or {}).items() if key not in told}
+            spans.epoch.record(new)
             if not complete:
                 spans.note_undone()
             spans.epoch.close(Ending.COMPLETED)
@@ -357,6 +380,11 @@ class Relay:
         elif span is not None:
             span.boundary = span.boundary or bool(boundary)
             span.leave()
+
+    def skip_step(self, reason: str) -> None:
+        """The framework itself passes over the step under way."""
+        if not self._passes_over and self._spans.batch is not None:
+            self._spans.batch.skip(reason)
 
     def _close_step(self) -> None:
         self._passes_over = self._is_due = False

@@ -21,7 +21,7 @@ FENCE = re.compile(
     r"(?:\n*^```text\n(?P<printed>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
-EXPECTED = {"README.md", "writing-handlers.md", "handlers.md"}
+EXPECTED = {"README.md", "writing-handlers.md", "writing-loops.md", "handlers.md"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def run(snippet: Snippet, page: str, namespace: dict[str, object]) -> None:
     exec(compile(source, page, "exec", dont_inherit=True), namespace)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # Ignite's and torch's own
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_a_page_runs_from_top_to_bottom_and_prints_what_it_says(
     name: str,
