@@ -179,6 +179,11 @@ class Spans:
         if self._position:
             self.place.restore(self._position)
 
+    @property
+    def resumes_in_epoch(self) -> bool:
+        """True where the first epoch of a resumed run has begun before."""
+        return bool(self._position.get("epoch"))
+
     def forget_position(self, *, as_done: bool = False) -> bool:
         """Begin the epoch under way anew, or count it as done; say whether there is one."""
         epoch, self._position = self._position.get("epoch", 0), {}
