@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from eventbus.errors import AttachError
+from eventbus.frozen import Frozen
 
 __all__ = ["Answer", "Answers", "Restored", "SkipBatch", "State", "Stop", "StopEpoch"]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Frozen):
     """The root of what a handler may return to be heard; use one of its children.
 
     Examples
@@ -23,24 +22,25 @@ class Answer:
     """
 
 
-@dataclass(frozen=True)
 class Request(Answer):
     """An answer that stays pending until the loop's span that it is about has ended."""
 
+    _ASIDE = frozenset({"by"})
+    __match_args__ = ("reason",)
     reason: str
-    by: str = field(default="", compare=False, kw_only=True)
+    by: str
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.reason, str) or not self.reason:
+    def __init__(self, reason: str, *, by: str = "") -> None:
+        if not isinstance(reason, str) or not reason:
             kind = type(self).__name__
-            raise TypeError(f"{kind} takes a reason, a non-empty string; got {self.reason!r}")
+            raise TypeError(f"{kind} takes a reason, a non-empty string; got {reason!r}")
+        self._set(reason=reason, by=by)
 
     def signed(self, by: str) -> Self:
         """Return the same answer with the name of who gave it, unless it has one."""
-        return self if self.by else replace(self, by=by)
+        return self if self.by else self.but(by=by)
 
 
-@dataclass(frozen=True)
 class Stop(Request):
     """End the run at the next safe point; pending until the run is closed.
 
@@ -65,16 +65,17 @@ class Stop(Request):
     Stop(reason='enough', by='enough', exit_code=None)
     """
 
-    exit_code: int | None = None
+    __match_args__ = ("reason", "exit_code")
+    exit_code: int | None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        code = self.exit_code
-        if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
-            raise TypeError(f"Stop: exit_code is a whole number or None; got {code!r}")
+    def __init__(self, reason: str, exit_code: int | None = None, *, by: str = "") -> None:
+        super().__init__(reason, by=by)
+        is_code = isinstance(exit_code, int) and not isinstance(exit_code, bool)
+        if exit_code is not None and not is_code:
+            raise TypeError(f"Stop: exit_code is a whole number or None; got {exit_code!r}")
+        self._set(exit_code=exit_code)
 
 
-@dataclass(frozen=True)
 class StopEpoch(Request):
     """End this epoch at the next safe point; pending until the epoch has ended.
 
@@ -86,7 +87,6 @@ class StopEpoch(Request):
     """
 
 
-@dataclass(frozen=True)
 class SkipBatch(Request):
     """Take no optimizer step on this batch; pending until the batch has ended.
 
@@ -101,7 +101,6 @@ class SkipBatch(Request):
     """
 
 
-@dataclass(frozen=True)
 class State(Answer):
     """One part of the state of a run, in answer to `state_requested`.
 
@@ -122,11 +121,14 @@ class State(Answer):
     {'seen': 12}
     """
 
+    __match_args__ = ("key", "value")
     key: str
     value: Any
 
+    def __init__(self, key: str, value: Any) -> None:
+        self._set(key=key, value=value)
 
-@dataclass(frozen=True)
+
 class Restored(Answer):
     """The run goes on from the checkpoint at `path`, in answer to `run_opened`.
 
@@ -140,14 +142,17 @@ class Restored(Answer):
     'runs/digits/step-120'
     """
 
+    __match_args__ = ("path",)
     path: str
+
+    def __init__(self, path: str) -> None:
+        self._set(path=path)
 
 
 R = TypeVar("R", bound=Answer)
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(Frozen):
     """What `emit` returns: all pending answers of the run, and those of this very emission.
 
     Attributes
@@ -167,9 +172,16 @@ class Answers:
     ['first', 'second', 'third']
     """
 
-    pending: tuple[Request, ...] = ()
-    given: tuple[tuple[str, Answer], ...] = ()
     NONE: ClassVar[Answers]
+    pending: tuple[Request, ...]
+    given: tuple[tuple[str, Answer], ...]
+
+    def __init__(
+        self,
+        pending: tuple[Request, ...] = (),
+        given: tuple[tuple[str, Answer], ...] = (),
+    ) -> None:
+        self._set(pending=pending, given=given)
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self.pending)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.errors import AttachError
 from eventbus.handle import Handle
@@ -88,8 +87,7 @@ class Attachment(Handle):
         return f"<Attachment {self.name!r}: {len(self.subscriptions)} subscriptions>"
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """One subscription to be made."""
 
     handler: Callable[..., Any]

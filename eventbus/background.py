@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from eventbus.backlog import Overflow
 from eventbus.calling import Wants
 from eventbus.errors import HandlerError
+from eventbus.frozen import Frozen
 
 __all__ = ["HELD", "Background", "as_background", "refuse_held"]
 
@@ -15,8 +15,7 @@ HELD = frozenset({"model", "models", "optimizer", "optimizers", "scheduler"})
 """What the loop goes on changing: not for a handler that works meanwhile."""
 
 
-@dataclass(frozen=True)
-class Background:
+class Background(Frozen):
     """How a handler is called off the loop's thread: `background=Background(size=64)`.
 
     It has one thread, and a bounded queue: the loop waits for neither. An object whose methods are
@@ -54,18 +53,21 @@ class Background:
          0  upload  background
     """
 
-    size: int = 1024
-    overflow: Overflow = "drop_oldest"
-    timeout_s: float = 10.0
+    size: int
+    overflow: Overflow
+    timeout_s: float
 
-    def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size is a whole number from 1 on, got {self.size!r}")
-        if self.overflow not in get_args(Overflow):
+    def __init__(
+        self, size: int = 1024, overflow: Overflow = "drop_oldest", timeout_s: float = 10.0
+    ) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size is a whole number from 1 on, got {size!r}")
+        if overflow not in get_args(Overflow):
             known = ", ".join(f'"{each}"' for each in get_args(Overflow))
-            raise ValueError(f"overflow is one of {known}; got {self.overflow!r}")
-        if not 0 <= self.timeout_s < float("inf"):
-            raise ValueError(f"timeout_s is a number of seconds from 0 on, got {self.timeout_s!r}")
+            raise ValueError(f"overflow is one of {known}; got {overflow!r}")
+        if not 0 <= timeout_s < float("inf"):
+            raise ValueError(f"timeout_s is a number of seconds from 0 on, got {timeout_s!r}")
+        self._set(size=size, overflow=overflow, timeout_s=timeout_s)
 
 
 def as_background(given: Any) -> Background | None:

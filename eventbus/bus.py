@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
@@ -27,8 +26,6 @@ __all__ = ["EventBus"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
-
-log = logging.getLogger("eventbus")
 
 
 class EventBus(HandlersSide, LoopsSide):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from difflib import get_close_matches
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.declaration import CONTEXT, RESERVED, Declaration
-from eventbus.errors import FieldError, HandlerError, did_you_mean
+from eventbus.errors import FieldError, HandlerError, did_you_mean, nearest
 from eventbus.wire import is_async
 
 if TYPE_CHECKING:
@@ -33,8 +31,7 @@ class Want(NamedTuple):
     by_keyword: bool
 
 
-@dataclass(frozen=True)
-class Wants:
+class Wants(NamedTuple):
     """All that a callable asks for, and whether it takes `**fields` for the rest.
 
     `label` says whose they are in messages: `handler 'log_loss'`, `the filter of handler 'x'`.
@@ -107,7 +104,7 @@ def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str
     for want in wants.each:
         if want.name in offered:
             continue
-        near = get_close_matches(want.name, offered, n=1, cutoff=0.75)
+        near = nearest(want.name, offered, cutoff=0.75)
         if want.default is REQUIRED or (near and want.name not in known):
             raise _unknown(wants.label, want.name, declaration)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import FunctionType, MappingProxyType
 from typing import Generic, ParamSpec
 
 from eventbus.errors import FieldError
+from eventbus.frozen import Frozen
 
 __all__ = ["CONTEXT", "RESERVED", "Declaration", "Field", "signal"]
 
@@ -32,8 +32,7 @@ RESERVED = ("event", "sender", "bus")
 _BLINKERS = ("_async_wrapper", "_sync_wrapper")  # blinker's `send` swallows these keywords
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Frozen):
     """What the type of a field cannot say; put into `Annotated[type, Field(...)]`.
 
     Parameters
@@ -56,11 +55,13 @@ class Field:
     """
 
     meaning: str
-    unit: str = ""
+    unit: str
+
+    def __init__(self, meaning: str, unit: str = "") -> None:
+        self._set(meaning=meaning, unit=unit)
 
 
-@dataclass(frozen=True, eq=False)
-class Declaration(Generic[P]):
+class Declaration(Frozen, Generic[P]):
     """A declared signal: its name, its fields, its clock. Made by `signal` or `bus.declare`.
 
     Attributes
@@ -87,14 +88,26 @@ class Declaration(Generic[P]):
 
     name: str
     stub: Callable[P, None]
-    clock: str | None = None
-    value: str | None = None
-    fields: Mapping[str, inspect.Parameter] = field(init=False)
+    clock: str | None
+    value: str | None
+    fields: Mapping[str, inspect.Parameter]
 
-    def __post_init__(self) -> None:
-        parameters = inspect.signature(self.stub).parameters
-        object.__setattr__(self, "fields", MappingProxyType(dict(parameters)))
+    def __init__(
+        self,
+        name: str,
+        stub: Callable[P, None],
+        clock: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        parameters = inspect.signature(stub).parameters
+        fields = MappingProxyType(dict(parameters))
+        self._set(name=name, stub=stub, clock=clock, value=value, fields=fields)
         _check_fields(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # a stub that is run again declares anew
+
+    __hash__ = object.__hash__  # as fast as can be: the loop finds its signal by it
 
     @property
     def doc(self) -> str:

@@ -15,7 +15,6 @@ A wrong argument (`every(0)`, a sender that is no label) is an ordinary `ValueEr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
@@ -147,5 +146,13 @@ class AttachError(EventBusError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Word a suggestion (`"; did you mean 'loss'?"`), empty where nothing is near."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known, cutoff=0.6)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float) -> str | None:
+    """Return the known name that is most like `name`, None where none is near."""
+    from difflib import get_close_matches  # needed only where something is wrong
+
+    near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None

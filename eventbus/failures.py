@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from eventbus.log import log
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Failures", "blame", "raise_all"]
 
-log = logging.getLogger("eventbus")
 
 IN_A_ROW = 3
 """So many failures in a row switch an isolated handler off."""
@@ -82,7 +82,7 @@ class Failures:
         if (label, type(error)) in self._logged:
             return
         self._logged.add((label, type(error)))
-        log.error("handler %r failed, training goes on: %s", label, event.where(), exc_info=error)
+        log().error("handler %r failed, training goes on: %s", label, event.where(), exc_info=error)
 
     def _tell(self, label: str, error: Exception, event: Event, emitter: Emitter) -> None:
         at: Event | None = event
@@ -99,7 +99,7 @@ class Failures:
         self._logged.clear()
         if counts:
             text = ", ".join(f"{label} ({count})" for label, count in counts.items())
-            log.warning("handlers that failed while training went on: %s", text)
+            log().warning("handlers that failed while training went on: %s", text)
 
 
 def _switch_off(subscription: Subscription) -> None:
@@ -107,7 +107,7 @@ def _switch_off(subscription: Subscription) -> None:
         return
     subscription.switched_off = True
     subscription.changed()
-    log.warning("handler %r failed %d times in a row: switched off", subscription.label, IN_A_ROW)
+    log().warning("handler %r failed %d times in a row: switched off", subscription.label, IN_A_ROW)
 
 
 def describe_error(error: Any) -> str:

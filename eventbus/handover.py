@@ -5,9 +5,7 @@ An answer is pending from the next emission on; a failure waits for the loop to 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +16,7 @@ from eventbus.copies import Copies
 from eventbus.errors import HandlerError
 from eventbus.event import Event
 from eventbus.failures import IN_A_ROW
+from eventbus.log import log
 from eventbus.results import answers_in, refuse_mistakes
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Failure", "LateError", "Pack", "packing"]
 
-log = logging.getLogger("eventbus")
 
 Pack = Callable[[Event], tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -113,7 +111,7 @@ class Call:
         pending = self.pending
         if pending is None:
             label = self._subscription.label
-            log.warning("handler %r: %r comes after the run was closed", label, answer)
+            log().warning("handler %r: %r comes after the run was closed", label, answer)
             return
         pending.accept(answer)
         if isinstance(answer, Stop):
@@ -127,7 +125,7 @@ def pack(*args: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def packing(wants: Wants) -> Wants:
     """Return the same wishes, of a function that only returns what was wished for."""
-    return replace(wants, target=pack)
+    return wants._replace(target=pack)
 
 
 class Origin:

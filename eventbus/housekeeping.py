@@ -6,10 +6,10 @@ for handlers attached later, and puts the counts of filters into checkpoints.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from eventbus.answers import State
+from eventbus.log import log
 from eventbus.state import RestoredState
 from eventbus.subscription import Options
 from eventbus.worker import close
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Housekeeping"]
 
-log = logging.getLogger("eventbus")
 
 COUNTS = "filters"
 """The key of the counts of filters on signals without a clock."""
@@ -80,7 +79,7 @@ class Housekeeping:
         untaken = self.restored.untaken
         self.restored = RestoredState()
         if untaken:
-            log.warning("restored state that nothing attached took: %s", ", ".join(untaken))
+            log().warning("restored state that nothing attached took: %s", ", ".join(untaken))
 
     def _counting(self) -> dict[str, Receiver]:
         counting: dict[str, Receiver] = {}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eventbus.declaration import Declaration
 
@@ -17,8 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "__eventbus_marks__"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """How a function or a method is to be subscribed; None leaves the choice to the default."""
 
     signals: tuple[str, ...]

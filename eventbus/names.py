@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -75,6 +74,8 @@ def near_standard(name: str) -> str | None:
     other = _OTHER_WORDS.get(_plain(name))
     if other is not None:
         return other
+    from difflib import SequenceMatcher  # needed only for names that are none of ours
+
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
         for known in STANDARD

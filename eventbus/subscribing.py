@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +11,7 @@ from eventbus.background import Background
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
+from eventbus.log import log
 from eventbus.naming import check_own_name, is_same, label_of, name_of
 from eventbus.subscription import OnError, Options
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["HandlersSide"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-log = logging.getLogger("eventbus")
 
 
 class HandlersSide:
@@ -116,7 +113,7 @@ class HandlersSide:
             own = name_of(handler)
             labelled = options
             if name is None and type(handler) is MethodType:
-                labelled = replace(options, label=f"{own}.{label_of(handler)}")
+                labelled = options._replace(label=f"{own}.{label_of(handler)}")
             self.registry.subscribe(handler, names, name or own, labelled)
             return handler
 
@@ -132,7 +129,7 @@ class HandlersSide:
 
     def _replace(self, handler: Any) -> None:
         for name in self.registry.replace_redefined(handler):
-            log.warning("handler %r was defined again: the new one replaces it", name)
+            log().warning("handler %r was defined again: the new one replaces it", name)
 
     def attach(
         self,

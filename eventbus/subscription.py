@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blinker import ANY
 
@@ -29,8 +28,7 @@ __all__ = ["NOT_DUE", "OnError", "Options", "Receiver", "Subscription"]
 OnError = Literal["raise", "isolate"]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How a handler is subscribed, checked."""
 
     when: Filter | None = None

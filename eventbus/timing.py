@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["HandlerTime", "Profile"]
 
 
-@dataclass
 class HandlerTime:
     """What one handler cost on one signal.
 
@@ -36,10 +34,15 @@ class HandlerTime:
     0.25
     """
 
-    handler: str
-    signal: str
-    calls: int = 0
-    duration_s: float = 0.0
+    def __init__(self, handler: str, signal: str, calls: int = 0, duration_s: float = 0.0) -> None:
+        self.handler, self.signal = handler, signal
+        self.calls, self.duration_s = calls, duration_s
+
+    def __repr__(self) -> str:
+        return (
+            f"<HandlerTime {self.handler!r} on {self.signal}: {self.calls} calls, "
+            f"{self.duration_s:.6f} s>"
+        )
 
     @property
     def mean_s(self) -> float:

@@ -6,7 +6,6 @@ happens on the other thread, in order.
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus.backlog import Backlog
 from eventbus.calling import NOT_DUE
 from eventbus.handover import Call, Failure, LateError, Pack
+from eventbus.log import log
 
 if TYPE_CHECKING:
     from eventbus.background import Background
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from eventbus.subscription import Subscription
 
 __all__ = ["Worker", "close"]
-
-log = logging.getLogger("eventbus")
 
 
 class Worker:
@@ -109,12 +107,12 @@ class Worker:
     def settle(self) -> None:
         """Wait until nothing is under way: its state is asked for."""
         if left := self._backlog.wait(self.background.timeout_s):
-            log.warning("handler %r: its state is read, and misses %s", self.label, _count(left))
+            log().warning("handler %r: its state is read, and misses %s", self.label, _count(left))
 
     def close(self, timeout_s: float, emitter: Emitter) -> None:
         """Wait until all is done; log what is left, whose answers are no longer heard."""
         if left := self._backlog.wait(max(timeout_s, 0.0)):
-            log.warning(
+            log().warning(
                 "handler %r: %s not handled when the run was closed, after %g s",
                 self.label,
                 _count(left),
@@ -124,14 +122,14 @@ class Worker:
             if call.pending is emitter.pending:
                 call.pending = None
         if self.dropped > self._told_of:
-            log.warning("handler %r: %s dropped", self.label, _count(self.dropped))
+            log().warning("handler %r: %s dropped", self.label, _count(self.dropped))
             self._told_of = self.dropped
         if not emitter.inner:
             self._backlog.end()
 
     def _warn_of_drops(self) -> None:
         if self.background.overflow != "latest":  # there it is meant
-            log.warning("handler %r is slower than the loop: emissions are dropped", self.label)
+            log().warning("handler %r is slower than the loop: emissions are dropped", self.label)
 
     # -- on its own thread
 

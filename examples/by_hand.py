@@ -25,7 +25,7 @@ def train(bus: EventBus, model: nn.Module, data: Batches, epochs: int) -> None:
     """Train the model; emit what happens, and end when a handler asks for it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     loop = bus.bind(sender="train", model=model, optimizer=optimizer)
-    step, outcome = 0, "failed"
+    epoch, step, means, outcome = 0, 0, {}, "failed"
     loop.emit("run_opened")
     try:
         loop.emit("run_started", epochs=epochs)
@@ -33,19 +33,27 @@ def train(bus: EventBus, model: nn.Module, data: Batches, epochs: int) -> None:
             loop.emit("epoch_started", epoch=epoch, step=step)
             losses = []
             for points, labels in data:
-                step += 1
+                loop.emit("batch_started", epoch=epoch, step=step + 1)
                 loss = cross_entropy(model(points), labels)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's
                 optimizer.step()
                 optimizer.zero_grad()
+                step += 1
                 losses.append(loss.detach())
-                loop.emit("batch_finished", epoch=epoch, step=step, metrics={"loss": losses[-1]})
+                told = {"loss": losses[-1], "metrics": {"loss": losses[-1]}}
+                if loop.emit("batch_finished", epoch=epoch, step=step, **told).stop:
+                    break
             means = {"loss": torch.stack(losses).mean()}
-            if loop.emit("epoch_finished", epoch=epoch, step=step, metrics=means).stop:
+            ended = {"epoch": epoch, "step": step, "metrics": means}
+            if stop := loop.answers.stop:
+                loop.emit("epoch_interrupted", reason=stop.reason, **ended)
+                break
+            if loop.emit("epoch_finished", complete=True, **ended).stop:
                 break
         stop = loop.answers.stop
         outcome = "stopped" if stop else "completed"
-        loop.emit("run_finished", reason=stop.reason if stop else outcome)
+        reason = stop.reason if stop else outcome
+        loop.emit("run_finished", reason=reason, epoch=epoch, step=step, metrics=means)
     finally:
         loop.emit("run_closed", outcome=outcome)
 

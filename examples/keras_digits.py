@@ -49,7 +49,7 @@ def main() -> None:
         epochs=options.epochs,
         validation_data=validation.tensors,
         callbacks=[eventbus.loops.keras.Emitter(bus)],
-        verbose=0,
+        verbose=0,  # pyright: ignore[reportArgumentType]  # Keras says str and means more
     )
 
 

@@ -41,8 +41,9 @@ class Body:
 
     def fields(self) -> dict[str, Any]:
         """Return what `batch_finished` says of the batch, where there was one."""
-        reported = self.report.fields
-        told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
+        reported, told = self.report.fields, {}
+        if reported:
+            told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
         if self.has_batch and self.batch is not None:
             told["batch"] = self.batch
         return told
@@ -112,7 +113,7 @@ class BatchSpan:
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what the body reports."""
         epoch = self._spans.epoch
-        taken = epoch.extra.metrics if epoch is not None else ()
+        taken = epoch.taken if epoch is not None else ()
         if self._last is None:  # a handler of `batch_started` that has the Run
             self._last = Body()
         self._last.report.add(values, self, taken)

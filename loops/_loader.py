@@ -76,8 +76,8 @@ class Reader:
 
     def _wait(self) -> Any:
         began = perf_counter()
-        self.open()  # starts a DataLoader's workers: waiting, too
-        assert self._iterator is not None
+        if self._iterator is None:
+            self._iterator = iter(self._loader)  # starts a DataLoader's workers: waiting, too
         try:
             return next(self._iterator)
         except StopIteration:

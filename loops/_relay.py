@@ -187,6 +187,8 @@ class Relay:
             spans = self._spans
             place = {"epoch": spans.counts.epoch, "step": spans.step}
             parts = dict(spans.emitter.emit("state_requested", **place).state)
+        if "loop" not in parts:  # the bus is a copy's, and inert
+            return {}
         position = {**parts["loop"]["position"], "done": []}  # a framework does nothing twice
         return {**parts, "loop": {**parts["loop"], "position": position}}
 
@@ -225,6 +227,16 @@ class Relay:
     def epoch(self) -> int:
         """The epoch under way, or the last one that was."""
         return self._spans.counts.epoch
+
+    @property
+    def batch_index(self) -> int:
+        """Micro-batches of the epoch so far."""
+        return self._spans.counts.batch_index
+
+    @property
+    def resumes_in_epoch(self) -> bool:
+        """True where the first epoch of a resumed run has begun before."""
+        return self._spans.resumes_in_epoch
 
     @property
     def in_epoch(self) -> bool:
@@ -393,15 +405,22 @@ class Relay:
 
     # -- a validation
 
-    def begin_validation(self, name: str = "val") -> None:
+    def begin_validation(self, name: str = "val", *, within_step: bool = False) -> None:
         """Emit `validation_started`; all of it is silent once a `Stop` is pending.
 
         Nothing where no run is open: what a framework validates outside of a training is no part of
         one.
+
+        Parameters
+        ----------
+        within_step
+            True where the framework may validate between two micro-batches of a step, and go on
+            with it.
         """
         if not self.is_open:
             return
-        if self._spans.batch is not None and not self._spans.batch.boundary:
+        batch = self._spans.batch
+        if batch is not None and not batch.boundary and not within_step:
             self._close_step()  # a framework validates between two of its steps
         self._spans.open_validation(name, self)
 

@@ -10,12 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-import torch
-
-from eventbus.loops._metrics import scalars
 from eventbus.loops._relay import Relay
 
 try:
@@ -35,8 +31,8 @@ if keras.backend.backend() != "torch":
         "set KERAS_BACKEND=torch before keras is imported"
     )
 
-from eventbus.loops._keras_model import ATTRIBUTE, ModelState, Stowage, copied, stowed_in
-from eventbus.loops._keras_optimizer import OptimizerView, Stepping
+from eventbus.loops._keras_fit import Fit
+from eventbus.loops._keras_model import ATTRIBUTE, ModelState, Stowage, stowed_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,22 +53,18 @@ _open: set[Emitter] = set()
 """Those whose run is open: Keras tells no callback of a failure, so it may be left so."""
 
 
-def _told(hook: Callable[Concatenate[Emitter, P], None]) -> Callable[Concatenate[Emitter, P], None]:
-    """Have a hook be nothing outside of a run, and close the run where it fails."""
+def _told(
+    hook: Callable[Concatenate[Emitter, Fit, P], None],
+) -> Callable[Concatenate[Emitter, P], None]:
+    """Have a hook be nothing outside of a fit, and close the run where it fails."""
 
     @wraps(hook)
     def guarded(self: Emitter, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self._relay.is_open:
+        if self._fit is not None:
             with self._guarded():
-                hook(self, *args, **kwargs)
+                hook(self, self._fit, *args, **kwargs)
 
     return guarded
-
-
-def _eager(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a call out of what `compile(jit_compile=True)` compiles."""
-    kept: Callable[..., Any] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]  # torch's
-    return kept
 
 
 class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
@@ -124,10 +116,10 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._context = {"config": config, "state": state}
         self._relay = Relay(bus, "Keras", name=name, cannot=CANNOT)
         self._carried: Mapping[str, Any] | None = None
+        self._loaded: Mapping[str, Any] | None = None  # by Keras, as this fit began
         self._carried_from = OWN
         self._has_started = False
-        self._raised: Exception | None = None
-        self._placed: list[tuple[Any, str, Any]] = []
+        self._fit: Fit | None = None
         self._stowage = Stowage(self._stow, self._unstow)
 
     # -- the run
@@ -135,70 +127,45 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
     def set_model(self, model: Any) -> None:
         """Called by Keras before anything else."""
         super().set_model(model)
-        if not self._relay.is_open:
-            vars(model)[ATTRIBUTE] = self._stowage  # `BackupAndRestore` may load before our turn
+        self._loaded = None
+        vars(model)[ATTRIBUTE] = self._stowage  # `BackupAndRestore` may load before our turn
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Called by Keras."""
         for other in [one for one in _open if (one._bus, one._name) == (self._bus, self._name)]:
             other._fail(RuntimeError("fit() was left by an exception before this run ended"))
         self._has_started = False
-        optimizer, trained = self.model.optimizer, self.model.trainable_variables
-        has_steps = isinstance(optimizer, keras.optimizers.Optimizer) and bool(trained)
-        self._view = None
-        if has_steps:
-            self._view = OptimizerView(optimizer, [one.value for one in trained])
+        vars(self.model)[ATTRIBUTE] = self._stowage
+        self._fit = Fit(self._relay, self.model, self.params["steps"], self._guarded)
         atexit.register(self._leave)
         _open.add(self)
         with self._guarded():
             self._relay.open(
                 **self._context,
                 model=self.model,
-                optimizer=self._view,
+                optimizer=self._fit.view,
                 stand_ins={"model": ModelState(self.model)},
             )
-            self._stepping = Stepping(optimizer, self._tell) if has_steps else None
-            self._place_all()
-
-    def _place_all(self) -> None:
-        model = self.model
-        resumed = self._relay.epoch if self._carried is None else self._carried["loop"]["epoch"]
-        self._put(model, ATTRIBUTE, self._stowage)
-        self._put(model, "train_function", partial(self._train, model.train_function))
-        self._put(model, "compute_loss", _eager(partial(self._see_loss, model.compute_loss)))
-        self._put(model, "__deepcopy__", partial(copied, model))
-        if resumed:
-            self._put(model, "_initial_epoch", resumed)  # whence fit() takes it, once
-        if self._stepping is not None:
-            inner = self._stepping.optimizer
-            self._put(inner, "apply", _eager(partial(self._stepping.apply, inner.apply)))
-
-    def _put(self, thing: Any, name: str, value: Any) -> None:
-        # Past `__setattr__`, in which Keras keeps track of what it finds.
-        self._placed.append((thing, name, vars(thing).get(name, self)))
-        vars(thing)[name] = value
-
-    def _put_back(self, *, down_to: int = 0) -> None:
-        while len(self._placed) > down_to:
-            thing, name, before = self._placed.pop()
-            vars(thing)[name] = before
-            if before is self or name == ATTRIBUTE:
-                del vars(thing)[name]
+            given = self._given
+            done = self._relay.epoch if given is None else given["loop"]["epoch"]
+            if done:
+                self._fit.put(self.model, "_initial_epoch", done)  # whence fit() takes it, once
+            self._fit.place()
 
     def _start(self, epoch: int) -> None:
         # All callbacks have had their turn: what one of them restored has come.
         self._has_started = True
-        carried, self._carried = self._carried, None
-        if carried is not None:
-            self._relay.resume(carried, self._carried_from, within=False)
+        given, path = self._given, OWN if self._loaded is not None else self._carried_from
+        self._carried, self._loaded, self._carried_from = None, None, OWN
+        if given is not None:
+            self._relay.resume(given, path, within=False)
         elif epoch and epoch != self._relay.epoch:
             self._relay.resume(None, f"initial_epoch={epoch}")
             self._relay.go_on_from(epoch=epoch, step=int(self.model.optimizer.iterations))
-        self._carried_from = OWN
         self._relay.start(epochs=self.params["epochs"])
 
     @_told
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, fit: Fit, logs: Any = None) -> None:
         """Called by Keras."""
         if not self._has_started:  # no epoch was left to do
             self._start(self._relay.epoch)
@@ -220,7 +187,9 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
     def _close(self) -> None:
         atexit.unregister(self._leave)
         _open.discard(self)
-        self._put_back()
+        if self._fit is not None:
+            self._fit.leave()
+            self._fit = None
 
     def _leave(self) -> None:
         if self in _open:
@@ -240,124 +209,28 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
             self._fail(error)
         self._leave()
 
-    # -- epochs and steps
+    # -- what happens in it
 
     @_told
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, fit: Fit, epoch: int, logs: Any = None) -> None:
         """Called by Keras."""
         if not self._has_started:
             self._start(epoch)
-        self._batches = 0
-        self._is_cut = self._is_due = False
-        self._logs: Mapping[str, Any] = {}
-        if self._stepping is not None:
-            self._stepping.begin_epoch()
-        self._carry()
-        self._relay.begin_epoch()
-        self._left_s = perf_counter()
+        fit.begin_epoch()
 
     @_told
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, fit: Fit, batch: int, logs: Any = None) -> None:
         """Called by Keras."""
-        self._is_due = True
-        self._waited_s = perf_counter() - self._left_s
-
-    def _train(self, original: Callable[[Any], Any], data: Any) -> Any:
-        if not (self._relay.is_open and self._is_due):
-            return original(data)  # `train_on_batch`, called by somebody within the fit
-        self._is_due, self._raised = False, None
-        with self._guarded():
-            try:
-                logs = self._train_on(original, data[0])
-            except Exception:
-                if self._raised is None:
-                    raise
-                raise self._raised from None  # not what Keras makes of it on its way
-            self._left_s = perf_counter()
-            return logs
-
-    def _train_on(self, original: Callable[[Any], Any], batch: Any) -> Any:
-        relay = self._relay
-        if relay.is_epoch_over:
-            self._cut()
-            return self.model.get_metrics_result()
-        batch = relay.load_batch(batch, self._waited_s)
-        self._batches += 1
-        if relay.passes_over:
-            relay.end_batch(boundary=self._stepping is None or self._stepping.pass_over())
-            logs = self.model.get_metrics_result()
-        else:
-            logs = self._logs = self._trained(original, batch)
-        if relay.is_over and self._batches < (self.params["steps"] or 0):
-            self._cut()
-        return logs
-
-    def _cut(self) -> None:
-        self._is_cut = True
-        if self._relay.is_over:
-            self.model.stop_training = True
-        else:
-            self._relay.say("Keras cannot end an epoch: the rest of its data is read, and not used")
-
-    def _trained(self, original: Callable[[Any], Any], batch: Any) -> Any:
-        relay, stepping = self._relay, self._stepping
-        self._seen: dict[str, Any] = {}
-        if stepping is not None:
-            stepping.was_called = False
-        logs = original([batch])
-        if not self._seen:
-            relay.say("Keras: no loss is known, for this train_step does not call compute_loss()")
-        relay.record(**self._seen)
-        if stepping is not None and stepping.was_called:
-            relay.end_batch()
-        elif stepping is not None and stepping.scales:
-            relay.skip_step("the loss was scaled by too much: its gradients are not finite")
-        else:
-            relay.say("Keras: no backward_finished, for this train_step steps by other means")
-            relay.end_batch(boundary=True)
-        return logs
-
-    def _see_loss(self, original: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        loss = original(*args, **named)
-        told = {**dict(zip(("x", "y", "y_pred"), args, strict=False)), **named}
-        self._seen = {"loss": loss, "outputs": told.get("y_pred"), "targets": told.get("y")}
-        return loss
-
-    def _tell(self) -> bool:
-        try:
-            is_wanted = self._relay.gradients_ready(self._seen.get("loss"))
-        except Exception as error:
-            self._raised = error
-            raise
-        self._carry()
-        return is_wanted
-
-    def _carry(self) -> None:
-        if self._view is not None:
-            self._view.carry()
+        fit.begin_batch(trains=True)
 
     @_told
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, fit: Fit, epoch: int, logs: Any = None) -> None:
         """Called by Keras."""
-        self._end_epoch()
-        if self._relay.is_over:
-            self.model.stop_training = True
-
-    def _end_epoch(self) -> None:
-        if not self._relay.in_epoch:
-            return
-        self._carry()
-        steps = self.params["steps"] or 0
-        was_left = self._is_cut or (self.model.stop_training and self._batches < steps)
-        if self._stepping is not None and self._stepping.left_over:
-            self._relay.say("Keras carries micro-batches left over in an epoch to the next one")
-        self._relay.end_epoch(scalars(self._logs or {}), complete=not was_left)
-
-    # -- validations
+        fit.end_epoch()
 
     def on_predict_begin(self, logs: Any = None) -> None:
         """Called by Keras."""
-        if not self._relay.is_open:  # no fit, in which something might be saved
+        if self._fit is None:  # then nothing of ours is to be saved
             vars(self.model).pop(ATTRIBUTE, None)
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -366,39 +239,18 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._begin_validation()
 
     @_told
-    def _begin_validation(self) -> None:
-        self._is_validation_cut = False
-        self._hooks = len(self._placed)
-        self._put(
-            self.model, "test_function", partial(self._test, original=self.model.test_function)
-        )
-        self._relay.begin_validation()
-        self._left_s = perf_counter()
+    def _begin_validation(self, fit: Fit) -> None:
+        fit.begin_validation()
 
     @_told
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_begin(self, fit: Fit, batch: int, logs: Any = None) -> None:
         """Called by Keras."""
-        self._waited_s = perf_counter() - self._left_s
-
-    def _test(self, data: Any, original: Callable[[Any], Any]) -> Any:
-        with self._guarded():
-            if self._relay.stop is not None:
-                self._is_validation_cut = self.model.stop_evaluating = True
-                return self.model.get_metrics_result()
-            self._relay.begin_validation_batch(data[0], self._waited_s)
-            self._seen = {}
-            logs = original(data)
-            self._relay.end_validation_batch(**self._seen)
-            self._left_s = perf_counter()
-            return logs
+        fit.begin_batch(trains=False)
 
     @_told
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, fit: Fit, logs: Any = None) -> None:
         """Called by Keras."""
-        self._put_back(down_to=self._hooks)
-        results = {} if self._is_validation_cut else scalars(logs or {})
-        self._relay.end_validation(results, complete=not self._is_validation_cut)
-        self._left_s = perf_counter()
+        fit.end_validation(logs or {})
 
     # -- state
 
@@ -424,17 +276,17 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._carried = state
 
     def _stow(self) -> Mapping[str, Any] | None:
-        if not (self._relay.is_open and self._has_started):
-            return self._carried
-        is_trained = self._batches > 0 and not self.model.training
-        if is_trained and not self._relay.in_validation:
-            with self._guarded():  # the epoch is over, though our turn to hear of it is yet to come
-                self._end_epoch()
+        if self._fit is None or not self._has_started:
+            return self._given
+        self._fit.note_end_of_epoch()
         return self._relay.luggage()
 
     def _unstow(self, state: Mapping[str, Any]) -> None:
-        if not (self._relay.is_open and self._has_started):
-            self._carried = state
+        self._loaded = state
+
+    @property
+    def _given(self) -> Mapping[str, Any] | None:
+        return self._carried if self._loaded is None else self._loaded
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Emitter, name=self._name), (self._bus,)  # inert, and of no fit

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Set
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from eventbus.bus import EventBus
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.notes import note_what_is_missing
 from eventbus.conformance.report import Report, Violation
-from eventbus.conformance.run_rules import LOOP_SIGNALS
 from eventbus.conformance.trials import TRIALS, PlannedError, Trial
 from eventbus.conformance.watch import Watch
-from eventbus.errors import did_you_mean
 
 __all__ = ["check_loop", "watch_loop"]
 
 Train = Callable[[EventBus], Any]
-ANSWERS = ("Stop", "StopEpoch", "SkipBatch")
 
 
 def check_loop(
@@ -39,9 +37,10 @@ def check_loop(
         Run it again with a handler that answers `Stop`, `StopEpoch` and `SkipBatch`, once each, and
         with one that fails: whether the loop heeds them shows only then. False runs it once.
     cannot
-        What this loop is known not to serve, where its framework sets limits: answers
-        ("StopEpoch", "SkipBatch"), signals that it cannot emit ("loader_opened"), or "run_failed"
-        where it cannot see failures. That is noted, and not asked for.
+        What this loop is known not to serve, where its framework sets limits: answers ("StopEpoch",
+        or at one signal, "SkipBatch at batch_loaded"), signals that it cannot emit
+        ("loader_opened"), and "run_failed" where it does not see failures. That is noted, and not
+        asked for.
     expect
         What the loop is going to raise: kept in `report.error`. The rules for a run that fails
         hold; nothing else is tried.
@@ -71,13 +70,13 @@ def check_loop(
     emission 3, epoch_started: epoch 0 begins, and 1 is next: epochs go up by one from 1
     emission 5, run_closed: came without run_finished or run_failed, one of which tells how it ended
     """
-    known = _checked(cannot)
+    limits = Limits(cannot)
     report = Report()
-    plain = _run(train, report, known, expect=expect)
-    note_what_is_missing(plain.runs, known, report)
+    plain = _run(train, report, limits, expect=expect)
+    note_what_is_missing(plain.runs, limits, report)
     if answers and expect == () and plain.runs:
         for trial in TRIALS:
-            _try(trial, train, plain, report, known)
+            _try(trial, train, plain)
     return report
 
 
@@ -102,12 +101,12 @@ def watch_loop(bus: EventBus, *, cannot: Collection[str] = ()) -> Iterator[Repor
     >>> print(report.violations)
     ()
     """
-    known = _checked(cannot)
+    limits = Limits(cannot)
     report = Report()
-    watch = Watch(report, known)
+    watch = Watch(report, limits)
     with _watching(watch, bus):
         yield report
-    note_what_is_missing(watch.runs, known, report)
+    note_what_is_missing(watch.runs, limits, report)
 
 
 @contextmanager
@@ -127,18 +126,18 @@ def _watching(watch: Watch, bus: EventBus) -> Iterator[None]:
 
 
 def _finish(watch: Watch, failed: bool) -> None:
-    if not (failed and "run_failed" in watch.cannot):  # it has no way to tell of its end
+    if not failed or watch.limits.serves("run_failed"):  # else it cannot tell of its end
         watch.finish()
 
 
 def _run(
     train: Train,
     report: Report,
-    cannot: Set[str],
+    limits: Limits,
     *,
     expect: type[BaseException] | tuple[type[BaseException], ...] = (),
 ) -> Watch:
-    watch, bus = Watch(report, cannot), EventBus()
+    watch, bus = Watch(report, limits), EventBus()
     try:
         with _watching(watch, bus):
             train(bus)
@@ -150,15 +149,15 @@ def _run(
     return watch
 
 
-def _try(trial: Trial, train: Train, plain: Watch, report: Report, cannot: Set[str]) -> None:
+def _try(trial: Trial, train: Train, plain: Watch) -> None:
     """Run the loop with a handler that answers or fails; or note why that is not tried."""
-    if trial.needs in cannot:
+    if not plain.limits.serves(trial.needs, trial.signal):
         return
     reasons = [trial.not_possible(run) for run in plain.runs]
     if all(reasons):
-        report.note(f"{trial} was not tried: {reasons[0]}")
+        plain.report.note(f"{trial} was not tried: {reasons[0]}")
         return
-    watch, bus = Watch(report, cannot, given=str(trial)), EventBus()
+    watch, bus = Watch(plain.report, plain.limits, given=str(trial)), EventBus()
     cue = trial.attach(bus)
     error = _outcome(train, watch, bus)
     if trial.needs == "run_failed":
@@ -203,14 +202,3 @@ def _is_planned(error: BaseException | None) -> bool:
 def _named(expect: type[BaseException] | tuple[type[BaseException], ...]) -> str:
     kinds = expect if isinstance(expect, tuple) else (expect,)
     return " or ".join(kind.__name__ for kind in kinds)
-
-
-def _checked(cannot: Collection[str]) -> frozenset[str]:
-    if isinstance(cannot, str):
-        raise TypeError(f"cannot= takes a set of names; got the string {cannot!r}")
-    known = (*ANSWERS, *LOOP_SIGNALS)
-    for name in cannot:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ValueError(f"cannot= names {name!r}, no answer and no signal of a loop{hint}")
-    return frozenset(cannot)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 from eventbus.answers import Stop, StopEpoch
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.metric_rules import EpochMetrics
 from eventbus.conformance.place import Place, Seen, Tell
 from eventbus.conformance.step_rules import StepRules
@@ -24,13 +23,13 @@ class EpochRules:
     """
 
     def __init__(
-        self, place: Place, metrics: EpochMetrics, steps: StepRules, tell: Tell, cannot: Set[str]
+        self, place: Place, metrics: EpochMetrics, steps: StepRules, tell: Tell, limits: Limits
     ) -> None:
         self._place = place
         self._metrics = metrics
         self._steps = steps
         self._tell = tell
-        self._cannot = cannot
+        self._limits = limits
         self._done: int | None = 0
         self.interrupted = 0
 
@@ -50,7 +49,7 @@ class EpochRules:
             self._tell(seen, "closing", f"epoch {place.epoch} is still open: {closers} comes first")
             self._done = place.epoch
         stop = seen.must_know(Stop)
-        if stop is not None and "Stop" not in self._cannot:
+        if stop is not None and self._limits.serves("Stop"):
             message = f"begins another epoch after Stop({stop.reason!r}) was given"
             self._tell(seen, "answers", message)
         place.check_step(seen, self._tell)
@@ -73,7 +72,7 @@ class EpochRules:
         self._metrics.check(seen, self._tell)
         self._done = self._place.epoch
         stop_epoch = seen.must_know(StopEpoch)
-        is_cut = stop_epoch is not None and "StopEpoch" not in self._cannot
+        is_cut = stop_epoch is not None and self._limits.serves("StopEpoch")
         if is_cut and seen.fields.get("complete") is True:
             message = "says complete=True after a StopEpoch: a handler cut it short"
             self._tell(seen, "answers", message)

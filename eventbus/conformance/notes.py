@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.report import Report
 from eventbus.conformance.run_rules import RunRules
 
@@ -20,21 +21,26 @@ MISSED_CONTEXT = {
 }
 
 
-def note_what_is_missing(runs: Sequence[RunRules], cannot: Set[str], report: Report) -> None:
+def note_what_is_missing(runs: Sequence[RunRules], limits: Limits, report: Report) -> None:
     """Note what handlers will miss in each of the runs."""
-    for name in sorted(cannot):
+    for name in sorted(limits.names):
         report.note(f"{name} is not possible in this loop, as was said")
     for run in runs:
-        for text in (*_missed_signals(run, cannot), *_missed_fields(run), *_missed_context(run)):
+        for text in (
+            *_missed_signals(run, limits),
+            *_missed_fields(run),
+            *_missed_results(run),
+            *_missed_context(run),
+        ):
             report.note(text)
 
 
-def _missed_signals(run: RunRules, cannot: Set[str]) -> Iterator[str]:
+def _missed_signals(run: RunRules, limits: Limits) -> Iterator[str]:
     if not run.names["batch_finished"]:
         yield "never emits batch_finished: nothing was trained, or handlers do not learn of it"
         return
     for name, consequence in MISSED_SIGNALS.items():
-        if not run.names[name] and name not in cannot:
+        if not run.names[name] and limits.serves(name):
             yield f"never emits {name}: {consequence}"
 
 
@@ -48,6 +54,11 @@ def _missed_fields(run: RunRules) -> Iterator[str]:
     started = {("run_started", "epochs"), ("run_started", "steps")}
     if run.names["run_started"] and not started & run.fields_sent:
         yield "run_started says neither epochs nor steps: progress has no known end"
+
+
+def _missed_results(run: RunRules) -> Iterator[str]:
+    for name in run.between_epochs:
+        yield f"validation {name!r} came between epochs: no epoch_finished holds its results"
 
 
 def _missed_context(run: RunRules) -> Iterator[str]:

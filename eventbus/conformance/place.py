@@ -22,6 +22,8 @@ class Seen:
     ----------
     name, sender, fields, context
         As in the event.
+    at : int
+        Which emission on the bus it is, from 1.
     pending : tuple of Request
         The answers that are pending as it begins.
     known : tuple of Request
@@ -37,6 +39,7 @@ class Seen:
     pending: tuple[Request, ...] = ()
     known: tuple[Request, ...] = ()
     is_inside: bool = False
+    at: int = 0
 
     def count(self, name: str) -> int | None:
         """Return a field that counts; None where it is missing or no count at all."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from eventbus.errors import LoopError
@@ -54,16 +53,11 @@ class Violation:
         return f"{trial}emission {self.emission}, {self.signal}: {self.message}"
 
 
-@dataclass
 class Report:
     """What a loop was seen to do against the rules.
 
     Attributes
     ----------
-    violations : tuple of Violation
-        In the order in which they came up.
-    notes : tuple of str
-        What is no mistake but worth knowing: signals that handlers will miss, what was not tried.
     emissions, runs : int
         How many there were, in all trials.
     error : BaseException or None
@@ -82,47 +76,53 @@ class Report:
     emission 3, run_finished: nothing of the run came after it: run_closed is always the last
     """
 
-    violations: tuple[Violation, ...] = ()
-    notes: tuple[str, ...] = ()
-    emissions: int = 0
-    runs: int = 0
-    error: BaseException | None = field(default=None, repr=False)
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+        self._notes: dict[str, None] = {}
+        self.emissions = 0
+        self.runs = 0
+        self.error: BaseException | None = None
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """In the order in which they came up."""
+        return tuple(self._violations)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is no mistake but worth knowing: what handlers will miss, what was not tried."""
+        return tuple(self._notes)
 
     def raise_if_any(self) -> None:
         """Raise a `LoopError`, an `AssertionError` too, that lists the violations."""
-        if self.violations:
+        if self._violations:
             raise LoopError(str(self), self.violations)
 
     def tell(self, violation: Violation) -> None:
         """Add a violation."""
-        self.violations = (*self.violations, violation)
+        self._violations.append(violation)
 
     def note(self, text: str) -> None:
         """Add a note, once."""
-        if text not in self.notes:
-            self.notes = (*self.notes, text)
+        self._notes[text] = None
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *self._grouped(), *(f"  note: {n}" for n in self.notes)])
+        return "\n".join([self._head(), *self._grouped(), *(f"  note: {n}" for n in self._notes)])
 
     def _head(self) -> str:
-        found = len(self.violations)
+        found = len(self._violations)
         where = f"{_counted(self.emissions, 'emission')} of {_counted(self.runs, 'run')}"
         return f"{_counted(found, 'violation')} in {where}" + (":" if found else "")
 
     def _grouped(self) -> Iterator[str]:
         """Yield the first of those that are alike; a mistake is mostly made in every step."""
-        ordered = sorted(enumerate(self.violations), key=self._first_of_its_kind)
-        for _, group in groupby((one for _, one in ordered), _kind):
-            first, *others = group
+        groups: dict[tuple[str, ...], list[Violation]] = {}
+        for violation in self._violations:
+            groups.setdefault(_kind(violation), []).append(violation)
+        for first, *others in groups.values():
             yield f"  {first}"
             if others:
                 yield f"    … and {len(others)} more like it"
-
-    def _first_of_its_kind(self, numbered: tuple[int, Violation]) -> tuple[int, int]:
-        at, violation = numbered
-        kinds = [_kind(one) for one in self.violations]
-        return kinds.index(_kind(violation)), at
 
 
 def _kind(violation: Violation) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 from eventbus.answers import Request, SkipBatch, Stop, first
 from eventbus.conformance.epoch_rules import EpochRules
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.metric_rules import EpochMetrics, check_metrics
 from eventbus.conformance.place import Place, Seen, Tell
 from eventbus.conformance.step_rules import StepRules
@@ -47,27 +48,31 @@ class RunRules:
         Signals and the fields that they carried at least once.
     steps_in_epochs : list of int
         Steps finished in each epoch, those without an epoch in a first entry.
+    between_epochs : list of str
+        Names of the validations that were done after one epoch and before the next.
     is_closed : bool
     """
 
-    def __init__(self, opening: Seen, run_id: str, tell: Tell, cannot: Set[str]) -> None:
+    def __init__(self, opening: Seen, run_id: str, tell: Tell, limits: Limits) -> None:
         self.label = opening.sender or ""
         self.run_id = run_id
         self.names: Counter[str] = Counter()
         self.fields_sent: set[tuple[str, str]] = set()
         self.steps_in_epochs = [0]
+        self.between_epochs: list[str] = []
+        self._after_epoch: list[str] = []
         self.is_closed = False
         self.last = opening
         self._tell = tell
-        self._cannot = cannot
+        self._limits = limits
         self._sender = opening.sender
         self._end: Seen | None = None
         self._restored = False
         self._place = place = Place()
         metrics = EpochMetrics()
-        self._steps = StepRules(place, metrics, tell, cannot)
-        self._epochs = EpochRules(place, metrics, self._steps, tell, cannot)
-        validations = ValidationRules(place, metrics, tell, cannot)
+        self._steps = StepRules(place, metrics, tell, limits)
+        self._epochs = EpochRules(place, metrics, self._steps, tell, limits)
+        validations = ValidationRules(place, metrics, tell, limits)
         self._rules: dict[str, Callable[[Seen], None]] = {
             name: getattr(rules, name)
             for rules in (self, self._steps, self._epochs, validations)
@@ -110,6 +115,10 @@ class RunRules:
         self.fields_sent |= {(seen.name, k) for k, v in seen.fields.items() if v is not None}
         if seen.name == "epoch_started":
             self.steps_in_epochs.append(0)
+            self.between_epochs += self._after_epoch
+            self._after_epoch = []
+        elif seen.name == "validation_done" and self.names["epoch_finished"]:
+            self._after_epoch += [] if self._place.in_epoch else [str(seen.fields.get("name"))]
         elif seen.name == "batch_finished":
             self.steps_in_epochs[-1] += 1
 
@@ -163,9 +172,10 @@ class RunRules:
         self._check_ends_once(seen)
         self._close_spans(seen)
         self._check_place(seen)
+        self._steps.end()
         stops = [answer.reason for answer in seen.pending if isinstance(answer, Stop)]
         reason = seen.fields.get("reason")
-        if stops and reason not in stops and "Stop" not in self._cannot:
+        if stops and reason not in stops and self._limits.serves("Stop"):
             self._tell(seen, "answers", f"says reason {reason!r}; the Stop's is {stops[0]!r}")
         if self._epochs.interrupted and (reason == "completed" or not stops):
             message = "an epoch was interrupted, which only a Stop or a failure does"
@@ -179,13 +189,15 @@ class RunRules:
 
     def run_closed(self, seen: Seen) -> None:
         """Check that the run has told how it ended, and says so again."""
+        self.is_closed = True
+        if seen.fields.get("outcome") == "failed" and not self._limits.serves("run_failed"):
+            return
         self._close_spans(seen)
         if self._end is None:
             message = "came without run_finished or run_failed, one of which tells how it ended"
             self._tell(seen, "closing", message)
         else:
             self._check_outcome(seen, self._end)
-        self.is_closed = True
 
     def end_watch(self) -> None:
         """Tell of a run that was never closed."""

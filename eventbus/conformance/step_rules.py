@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 from eventbus.answers import SkipBatch, Stop, StopEpoch
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.metric_rules import EpochMetrics, check_loss
 from eventbus.conformance.place import OpenStep, Place, Seen, Tell
 
@@ -22,24 +21,23 @@ class StepRules:
         Of the epoch, which the steps go into.
     tell
         Where violations go.
-    cannot
-        Answers and signals that this loop is known not to serve.
+    limits
+        What this loop is known not to serve.
     """
 
-    def __init__(self, place: Place, metrics: EpochMetrics, tell: Tell, cannot: Set[str]) -> None:
+    def __init__(self, place: Place, metrics: EpochMetrics, tell: Tell, limits: Limits) -> None:
         self._place = place
         self._metrics = metrics
         self._tell = tell
-        self._cannot = cannot
+        self._limits = limits
         self._has_loader = False
         self._batch_index: int | None = 0
-        self._has_loads = False  # in this epoch
         self._has_backward: bool | None = None  # of the finished steps so far
-        self._epoch_stopped = False
+        self._unasked: list[Seen] = []
 
     def begin_epoch(self, midway: bool = False) -> None:
         """Count the batches of a new epoch, or go on with those of one that began before."""
-        self._has_loader = self._has_loads = False
+        self._has_loader = False
         self._batch_index = None if midway else 0
 
     # -- data
@@ -50,28 +48,32 @@ class StepRules:
         self._refuse_within_step(seen, "a loader is opened between steps")
         self._place.check_step(seen, self._tell)
         self._has_loader = True
-        self._has_loads = False
         if not self._place.in_epoch:
             self._batch_index = None if self._place.resumed else 0
 
     def batch_loaded(self, seen: Seen) -> None:
         """Check a micro-batch: its place, its number, and that nobody has called a halt."""
         self._check_around(seen)
-        if not (self._has_loader or "loader_opened" in self._cannot):
+        if not (self._has_loader or not self._limits.serves("loader_opened")):
             self._tell(seen, "order", "a batch was loaded before loader_opened told of its loader")
             self._has_loader = True  # told once for all batches of the pass
         if self._place.step is None:
             self._check_may_begin(seen, "loads another batch")
         self._check_batch_index(seen)
-        self._open(seen).loads += 1
-        self._has_loads = True
+        step = self._open(seen)
+        if step.started and not step.loads:
+            self._tell(seen, "order", f"step {step.number} was started before its batch was loaded")
+        if step.has_backward:
+            message = f"a batch of step {step.number} was loaded after its backward_finished"
+            self._tell(seen, "order", message)
+        step.loads += 1
 
     def _check_batch_index(self, seen: Seen) -> None:
         index = seen.count("batch_index")
         if index is None:
             return
         if self._batch_index is not None and index != self._batch_index + 1:
-            expected = f"{self._batch_index + 1} was expected: it goes up by one within the epoch"
+            expected = f"{self._batch_index + 1} was expected: up by one within the epoch"
             self._tell(seen, "counts", f"says batch_index {index}; {expected}")
         self._batch_index = index
 
@@ -86,7 +88,7 @@ class StepRules:
             message = f"step {step.number} was started already: it ends by batch_finished or"
             self._tell(seen, "order", f"{message} batch_skipped before another one begins")
             step.has_backward = False
-        if not step.loads and self._has_loads:
+        if not step.loads and self._has_loader and self._limits.serves("batch_loaded"):
             self._tell(seen, "order", f"step {step.number} starts without batch_loaded before it")
         step.started = True
 
@@ -116,11 +118,19 @@ class StepRules:
     def batch_skipped(self, seen: Seen) -> None:
         """Check that it is in place of a finish, or that an answer kept the step from beginning."""
         self._check_around(seen)
-        is_asked = bool(seen.pending)
-        if self._place.step is None and not is_asked:
+        step = self._place.step
+        if step is None and not seen.pending:
             self._tell(seen, "order", f"{self._nothing_open(seen)}: nothing is there to skip")
+        elif step is not None and not step.started and not seen.pending:
+            self._unasked.append(seen)
         self._number(seen)
         self._place.step = None
+
+    def end(self) -> None:
+        """The run did not fail: tell of steps that were skipped before their start for nothing."""
+        for seen in self._unasked if self._limits.serves("batch_started") else ():
+            message = "skips a step that was not started, and no handler had asked for it"
+            self._tell(seen, "order", message)
 
     def _check_backward(self, seen: Seen, step: OpenStep) -> None:
         if self._has_backward is None:
@@ -135,26 +145,26 @@ class StepRules:
     def know(self, name: str, skip: SkipBatch | None) -> None:
         """Take in what is pending after a signal of the step, at which the loop looks."""
         step = self._place.step
-        if step is None or "SkipBatch" in self._cannot:
+        if step is None or not self._limits.serves("SkipBatch", name):
             return
         is_before_body = name == "batch_loaded" and not step.started
         if is_before_body or name in ("batch_started", "backward_finished"):
             step.refused = step.refused or skip
 
     def _check_may_start(self, seen: Seen) -> None:
-        if "SkipBatch" in self._cannot and self._place.step is not None:
+        if self._place.step is not None and not self._limits.serves("SkipBatch", "batch_loaded"):
             return  # it is loaded, and the loop cannot drop it any more
         self._check_may_begin(seen, "starts another step")
-        skip = None if "SkipBatch" in self._cannot else seen.must_know(SkipBatch)
-        if skip is not None:
+        skip = seen.must_know(SkipBatch)
+        if skip is not None and self._limits.serves("SkipBatch"):
             message = f"starts a step that SkipBatch({skip.reason!r}) had refused before"
             self._tell(seen, "answers", message)
 
     def _check_may_begin(self, seen: Seen, what: str) -> None:
         stop, stop_epoch = seen.must_know(Stop), seen.must_know(StopEpoch)
-        if stop is not None and "Stop" not in self._cannot:
+        if stop is not None and self._limits.serves("Stop"):
             self._tell(seen, "answers", f"{what} after Stop({stop.reason!r}) was given")
-        elif stop_epoch is not None and self._place.in_epoch and "StopEpoch" not in self._cannot:
+        elif stop_epoch is not None and self._place.in_epoch and self._limits.serves("StopEpoch"):
             message = f"{what} of the epoch after StopEpoch({stop_epoch.reason!r}) was given"
             self._tell(seen, "answers", message)
 
@@ -203,6 +213,8 @@ class StepRules:
 
     def _within_started(self, seen: Seen) -> OpenStep:
         step = self._place.step
+        if not self._limits.serves("batch_started"):
+            return self._open(seen)
         if step is None:
             self._tell(seen, "order", f"{self._nothing_open(seen)}: batch_started comes first")
         elif not step.started:
@@ -215,7 +227,7 @@ class StepRules:
         return step
 
     def _nothing_open(self, seen: Seen) -> str:
-        said, done = seen.count("step"), self._place.steps_done
-        if said is not None and said == done:
+        said = seen.count("step")
+        if said is not None and said == self._place.steps_done:
             return f"step {said} is finished already"
-        return f"no step is under way{f' (step {done} is finished)' if done else ''}"
+        return "no step is under way" if said is None else f"step {said} is not under way"

@@ -82,7 +82,8 @@ def _fail() -> None:
 
 
 def _judge_stop(run: RunRules, plain: RunRules) -> str | None:
-    if plain.names["epoch_started"] and _first_epoch(plain) > 1 and not run.interrupted:
+    was_midway = next((steps for steps in plain.steps_in_epochs if steps), 0) > 1
+    if was_midway and not plain.steps_in_epochs[0] and not run.interrupted:
         return "a Stop midway leaves the epoch undone: epoch_interrupted comes for epoch_finished"
     return None
 
@@ -102,10 +103,6 @@ def _judge_skip(run: RunRules, plain: RunRules) -> str | None:
     if run.names["epoch_started"] != plain.names["epoch_started"]:
         return "SkipBatch skips one step; it ended the epochs early"
     return None
-
-
-def _first_epoch(run: RunRules) -> int:
-    return next((steps for steps in run.steps_in_epochs if steps), 0)
 
 
 TRIALS = (

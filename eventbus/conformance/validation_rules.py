@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 from eventbus.answers import Stop
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.metric_rules import EpochMetrics, check_prefix
 from eventbus.conformance.place import Place, Seen, Tell
 
@@ -14,11 +13,11 @@ __all__ = ["ValidationRules"]
 class ValidationRules:
     """What may follow what around a validation, its rounds, and the names of its metrics."""
 
-    def __init__(self, place: Place, metrics: EpochMetrics, tell: Tell, cannot: Set[str]) -> None:
+    def __init__(self, place: Place, metrics: EpochMetrics, tell: Tell, limits: Limits) -> None:
         self._place = place
         self._metrics = metrics
         self._tell = tell
-        self._cannot = cannot
+        self._limits = limits
         self._rounds: dict[str, int] = {}
 
     def validation_started(self, seen: Seen) -> None:
@@ -28,7 +27,7 @@ class ValidationRules:
             message = f"validation {name!r}, round {number}, is still open: validation_done or"
             self._tell(seen, "closing", f"{message} validation_interrupted comes first")
         stop = seen.must_know(Stop)
-        if stop is not None and "Stop" not in self._cannot:
+        if stop is not None and self._limits.serves("Stop"):
             message = f"begins another validation after Stop({stop.reason!r}) was given"
             self._tell(seen, "answers", message)
         self._check_where(seen)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from eventbus.answers import Request
 from eventbus.conformance.field_rules import check_fields
+from eventbus.conformance.limits import Limits
 from eventbus.conformance.place import Seen
 from eventbus.conformance.report import Report, Rule, Violation
 from eventbus.conformance.run_rules import LOOP_SIGNALS, RunRules
+from eventbus.names import NEVER_IN_PATTERNS
 from eventbus.subscription import Options
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
-EVERY = ("*", "handler_failed", "state_*")
+EVERY = ("*", *sorted(NEVER_IN_PATTERNS))
 FIRST, LAST = 10**9, -(10**9)
 
 
@@ -29,8 +30,8 @@ class Watch:
     ----------
     report
         Where violations go.
-    cannot
-        Answers and signals that the loop is known not to serve.
+    limits
+        What the loop is known not to serve.
     given
         What a handler does in this trial, for the report.
 
@@ -40,10 +41,10 @@ class Watch:
         In the order in which they were opened.
     """
 
-    def __init__(self, report: Report, cannot: Set[str], given: str = "") -> None:
+    def __init__(self, report: Report, limits: Limits, given: str = "") -> None:
         self.report = report
         self.runs: list[RunRules] = []
-        self.cannot = cannot
+        self.limits = limits
         self.given = given
         self._by_id: dict[str, RunRules] = {}
         self._known: dict[str, tuple[Request, ...]] = {}
@@ -96,6 +97,7 @@ class Watch:
             pending=pending,
             known=tuple(a for a in pending if any(a is one for one in known)),
             is_inside=event.outer is not None,
+            at=self.report.emissions,
         )
         self._see(seen, event)
 
@@ -125,7 +127,7 @@ class Watch:
         return run
 
     def _open(self, seen: Seen, event: Event) -> RunRules:
-        run = RunRules(seen, event.emitter.run_id, self.tell, self.cannot)
+        run = RunRules(seen, event.emitter.run_id, self.tell, self.limits)
         self._by_id[event.emitter.run_id] = run
         self.runs.append(run)
         return run
@@ -147,6 +149,6 @@ class Watch:
             self.tell(seen, "run", f"{message}, or bind with parent= for a run inside it")
 
     def tell(self, seen: Seen, rule: Rule, message: str) -> None:
-        """Put a violation at the present emission into the report."""
-        label, at = seen.sender or "", self.report.emissions
-        self.report.tell(Violation(seen.name, rule, message, at, label, self.given))
+        """Put a violation at an emission into the report."""
+        label = seen.sender or ""
+        self.report.tell(Violation(seen.name, rule, message, seen.at, label, self.given))

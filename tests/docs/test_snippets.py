@@ -21,7 +21,7 @@ FENCE = re.compile(
     r"(?:\n*^```text\n(?P<printed>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
-EXPECTED = {"README.md", "writing-handlers.md", "handlers.md"}
+EXPECTED = {"README.md", "writing-handlers.md", "writing-loops.md", "handlers.md"}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import logging
 import os
 import pickle
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,21 @@ import torch
 
 from eventbus import EventBus, SkipBatch, Stop, StopEpoch, handles
 from eventbus.handlers import Checkpoint, EarlyStopping, GradientClipping, LRSchedule
-from eventbus.testing import Recording, capture
+from eventbus.testing import capture
 
 pytest.importorskip("keras")
 import keras
 
 from eventbus.loops.keras import Emitter
 
+from .trained_by.task import observed
+
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 20)
+
+
+BackupAndRestore: Any = keras.callbacks.BackupAndRestore  # its annotations are narrower than it
+ExponentialDecay: Any = keras.optimizers.schedules.ExponentialDecay
 
 
 def made(optimizer: Any = None, **compiled: Any) -> Any:
@@ -106,7 +114,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
         lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0),
         lambda: keras.optimizers.AdamW(0.1, weight_decay=0.1, clipnorm=0.1, use_ema=True),
         lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)),
-        lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
+        lambda: keras.optimizers.SGD(ExponentialDecay(0.1, 2, 0.5)),
     ],
 )
 def test_a_fit_on_a_bus_comes_to_the_same_bit_by_bit(bus: EventBus, optimizer: Any) -> None:
@@ -323,7 +331,7 @@ def test_gradients_are_told_whole_and_unscaled(bus: EventBus) -> None:
         model.layers[1].trainable = False  # its statistics depend on the size of a batch
         model.layers[2].rate = 0.0
         fit(model, Emitter(own), batch_size=batch_size)
-        return found[0]  # type: ignore[no-any-return]
+        return found[0]
 
     sgd = functools.partial(keras.optimizers.SGD, 0.0)
     expected = gradients_with(sgd(), 20)
@@ -414,7 +422,7 @@ def test_a_rate_that_a_handler_sets_is_that_of_keras(bus: EventBus) -> None:
 def test_a_schedule_of_keras_and_one_on_the_bus_do_not_go_together(bus: EventBus) -> None:
     halve = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
     bus.attach(LRSchedule(halve, per="step"))
-    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    decay = ExponentialDecay(0.1, 2, 0.5)
     with pytest.raises(TypeError, match="learning rate is not settable"):
         fit(made(keras.optimizers.SGD(decay)), Emitter(bus))
 
@@ -463,47 +471,58 @@ def test_a_run_that_was_left_open_is_closed_as_the_next_one_begins(bus: EventBus
 
 
 def test_a_run_that_was_left_open_is_closed_as_the_process_ends() -> None:
-    code = (
-        "from tests.loops.test_keras import *\n"
-        "bus = EventBus()\n"
-        "bus.on('run_failed')(lambda exception: print(repr(exception)))\n"
-        "bus.on('run_closed')(lambda outcome: print(outcome))\n"
-        "fit(made(), Emitter(bus), Calling('on_train_batch_end', raising(ValueError('bad'))))\n"
-    )
+    code = """
+import keras, numpy
+from eventbus import EventBus
+from eventbus.loops.keras import Emitter
+
+bus = EventBus()
+bus.on("run_failed")(lambda exception: print(repr(exception)))
+bus.on("run_closed")(lambda outcome: print(outcome))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile("sgd", loss="mse")
+
+class Failing(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise ValueError("bad")
+
+ones = numpy.ones((4, 1))
+model.fit(ones, ones, verbose=0, callbacks=[Emitter(bus), Failing()])
+"""
     assert said_by(code).splitlines() == ["ValueError('bad')", "failed"]
 
 
-IMPORT = """
-try:
-    import eventbus.loops.keras
-except ImportError as error:
-    print(error)
-"""
+def refusal(monkeypatch: pytest.MonkeyPatch, stand_in: Any) -> str:
+    """Return what the adapter says as it is imported with something else in Keras's place."""
+    monkeypatch.setitem(sys.modules, "keras", stand_in)
+    place = Path(__file__).parents[2] / "loops" / "keras.py"
+    spec = importlib.util.spec_from_file_location("refused", place)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError) as refused:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    return str(refused.value)
 
 
-def test_another_backend_is_refused_in_one_line() -> None:
-    # In Keras's place, for no other backend of it is installed here.
-    stand_in = (
-        "import sys, types\n"
-        "backend = types.SimpleNamespace(backend=lambda: 'jax')\n"
-        "sys.modules['keras'] = types.SimpleNamespace(backend=backend)\n"
-    )
-    assert said_by(stand_in + IMPORT) == (
+def test_another_backend_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_jax = SimpleNamespace(backend=SimpleNamespace(backend=lambda: "jax"))
+    assert refusal(monkeypatch, on_jax) == (
         "eventbus.loops.keras needs Keras on torch, and it runs on jax: "
-        "set KERAS_BACKEND=torch before keras is imported\n"
+        "set KERAS_BACKEND=torch before keras is imported"
+    )
+
+
+def test_without_keras_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, None) == (
+        "eventbus.loops.keras needs Keras: pip install 'training-eventbus[keras]'"
     )
 
 
 def test_a_backend_that_is_not_installed_is_told_in_one_line() -> None:
-    assert said_by(IMPORT, KERAS_BACKEND="tensorflow") == (
+    code = "try:\n    import eventbus.loops.keras\nexcept ImportError as error:\n    print(error)\n"
+    assert said_by(code, KERAS_BACKEND="tensorflow") == (
         "eventbus.loops.keras needs Keras on torch, and Keras asked for tensorflow: "
         "set KERAS_BACKEND=torch before keras is imported\n"
-    )
-
-
-def test_without_keras_the_extra_is_named() -> None:
-    assert said_by("import sys\nsys.modules['keras'] = None\n" + IMPORT) == (
-        "eventbus.loops.keras needs Keras: pip install 'training-eventbus[keras]'\n"
     )
 
 
@@ -514,7 +533,6 @@ def said_by(code: str, **environment: str) -> str:
         text=True,
         timeout=100,
         check=False,
-        cwd=Path(__file__).parents[2],
         env={**os.environ, "KERAS_BACKEND": "torch", **environment},
     )
     return result.stdout
@@ -567,25 +585,30 @@ class Losses:
         self.losses = list(state["losses"])
 
 
-def on_bus(*handlers: Any) -> tuple[EventBus, Recording, Any]:
+def on_bus(*handlers: Any) -> tuple[EventBus, Heard]:
     bus = EventBus(strict=True)
     for handler in handlers:
         bus.attach(handler)
-    return bus, *recorded(bus)
+    return bus, Heard(bus)
 
 
-def recorded(bus: EventBus) -> tuple[Recording, Any]:
-    opened = capture(bus)
-    return opened.__enter__(), opened
+class Heard:
+    """The fields of all that is emitted on a bus, by signal."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._events = observed(bus)
+
+    def of(self, name: str) -> list[Any]:
+        return [fields for each, fields in self._events if each == name]
 
 
 @pytest.mark.parametrize("emitter_first", [True, False])
 def test_backup_and_restore_brings_handlers_back_wherever_the_emitter_is(
     tmp_path: Path, emitter_first: bool
 ) -> None:
-    def train(losses: Losses, epochs: int) -> Recording:
-        bus, recording, _ = on_bus(losses)
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    def train(losses: Losses, epochs: int) -> Heard:
+        bus, recording = on_bus(losses)
+        backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
         pair = [Emitter(bus), backup] if emitter_first else [backup, Emitter(bus)]
         fit(made(), *pair, epochs=epochs)
         return recording
@@ -603,9 +626,9 @@ def test_backup_and_restore_brings_handlers_back_wherever_the_emitter_is(
 def test_a_backup_made_within_an_epoch_begins_it_anew_and_says_so(
     tmp_path: Path, said: list[str]
 ) -> None:
-    def train(*more: Any) -> Recording:
-        bus, recording, _ = on_bus(Losses())
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+    def train(*more: Any) -> Heard:
+        bus, recording = on_bus(Losses())
+        backup = BackupAndRestore(tmp_path / "backup", save_freq=3)
         with Emitter(bus) as emitter:
             fit(made(), backup, emitter, *more, epochs=2)
         return recording
@@ -625,7 +648,7 @@ def test_a_file_of_model_checkpoint_brings_handlers_back_by_load(tmp_path: Path,
         tmp_path / file, save_weights_only="weights" in file, save_freq="epoch"
     )
     first, second = Losses(), Losses()
-    bus, _, _ = on_bus(first)
+    bus, _ = on_bus(first)
     fit(made(), saving, Emitter(bus), epochs=2)
     path = tmp_path / file.format(epoch=1)
     if path.suffix == ".keras":
@@ -634,7 +657,7 @@ def test_a_file_of_model_checkpoint_brings_handlers_back_by_load(tmp_path: Path,
         model = made()
         model.optimizer.build(model.trainable_variables)
         model.load_weights(path)
-    bus, recording, _ = on_bus(second)
+    bus, recording = on_bus(second)
     emitter = Emitter(bus)
     emitter.load(path)
     fit(model, emitter, epochs=3)
@@ -652,7 +675,7 @@ def test_a_file_that_was_saved_without_an_emitter_is_refused(bus: EventBus, tmp_
 def test_our_checkpoint_has_keras_begin_with_the_epoch_after(tmp_path: Path) -> None:
     def train(losses: Losses, epochs: int, *more: Any) -> Any:
         stopping = EarlyStopping("loss", patience=9)
-        bus, _, _ = on_bus(losses, stopping, Checkpoint(tmp_path, resume="auto"))
+        bus, _ = on_bus(losses, stopping, Checkpoint(tmp_path, resume="auto"))
         model = made()
         fit(model, Emitter(bus), *more, epochs=epochs)
         return model
@@ -675,8 +698,8 @@ def test_our_checkpoint_has_keras_begin_with_the_epoch_after(tmp_path: Path) -> 
 
 def test_two_that_would_resume_are_refused(tmp_path: Path) -> None:
     def train(epochs: int) -> None:
-        bus, _, _ = on_bus(Checkpoint(tmp_path / "ours", resume="auto"))
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "theirs", delete_checkpoint=False)
+        bus, _ = on_bus(Checkpoint(tmp_path / "ours", resume="auto"))
+        backup = BackupAndRestore(tmp_path / "theirs", delete_checkpoint=False)
         fit(made(), Emitter(bus), backup, epochs=epochs)
 
     train(1)
@@ -686,10 +709,10 @@ def test_two_that_would_resume_are_refused(tmp_path: Path) -> None:
 
 def test_the_state_can_be_kept_beside(bus: EventBus) -> None:
     first, second = Losses(), Losses()
-    bus, _, _ = on_bus(first)
+    bus, _ = on_bus(first)
     emitter, states = Emitter(bus), []
     fit(made(), emitter, Calling("on_epoch_end", lambda: states.append(emitter.state_dict())))
-    bus, recording, _ = on_bus(second)
+    bus, recording = on_bus(second)
     other = Emitter(bus)
     other.load_state_dict(states[0])
     fit(made(), other, epochs=2)

@@ -60,7 +60,7 @@ def trainer(bus: EventBus, task: Task, folder: str | Path, **changes: Any) -> Tr
     model = Model(task.model())
     optimizer = task.optimizer(model)
     # A Trainer's own schedules write the learning rate anew at each step; this one leaves it.
-    constant = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda step: 1.0)
+    constant: Any = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda step: 1.0)
     given: dict[str, Any] = {
         "num_train_epochs": task.epochs,
         "gradient_accumulation_steps": task.accumulate,

@@ -1,0 +1,132 @@
+"""A process that SIGKILL ends within epochs, again and again, ends as one never cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eventbus.handlers._checkpoint_files import Folder, load_newest
+from eventbus.handlers._files import Files
+
+from .killed_training import EPOCHS, STEPS, Nursery, Plan, nursery
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
+]
+
+LOADERS = ["sampler", "sampler 2", "stateful", "stateful 2", "shuffled"]
+"""By how they are resumed, and how many workers read them."""
+
+LOGS = ("epochs.csv", "steps.csv")
+TIMES = {"duration_s", "data_wait_s"}
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Nursery]:
+    with nursery() as one:
+        yield one
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What a training left: its state to the bit, and its metric files to the byte."""
+    found: dict[str, Any] = torch.load(folder / "results.pt", weights_only=True)
+    found.update({name: (folder / name).read_bytes() for name in LOGS})
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found["log.jsonl"] = [{key: row[key] for key in row.keys() - TIMES} for row in rows]
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def assert_equal(killed: Path, whole: Path) -> None:
+    found, expected = results(killed), results(whole)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not same(found[name], expected[name])] == []
+
+
+def lived(lives: Nursery, plan: Plan) -> Path:
+    """Live to the end, whole."""
+    Path(plan.folder).mkdir()
+    assert lives.live(plan) == (0, EPOCHS * STEPS)
+    return Path(plan.folder)
+
+
+def killed(lives: Nursery, folder: Path, kills: list[int], **plan: Any) -> list[int]:
+    """Be killed after so many steps of each life, then live to the end; return where it was cut."""
+    folder.mkdir()
+    cuts: list[int] = []
+    for kill_after in kills:
+        code, step = lives.live(Plan(str(folder), kill_after=kill_after, **plan))
+        if code == 0:
+            return cuts
+        assert code == -9
+        cuts.append(step)
+    assert lives.live(Plan(str(folder), **plan))[0] == 0
+    return cuts
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_training_killed_within_epochs_ends_as_if_it_never_was(
+    loader: str, lives: Nursery, tmp_path: Path
+) -> None:
+    whole = lived(lives, Plan(str(tmp_path / "whole"), loader))
+    draw = random.Random(loader)
+    for every in (1, 3):
+        kills = [draw.randint(every, STEPS + 1) for _ in range(6)]
+        killed(lives, tmp_path / f"every {every}", kills, loader=loader, every=every)
+        assert_equal(tmp_path / f"every {every}", whole)
+
+
+def test_a_training_killed_twice_in_one_epoch_ends_as_if_it_never_was(
+    lives: Nursery, tmp_path: Path
+) -> None:
+    whole = lived(lives, Plan(str(tmp_path / "whole"), "sampler"))
+    cuts = killed(lives, tmp_path / "killed", [STEPS + 1, 1, 1, 1], loader="sampler")
+    epochs = [(step - 1) // STEPS for step in cuts]
+    assert max(map(epochs.count, epochs)) >= 2
+    assert_equal(tmp_path / "killed", whole)
+
+
+@pytest.mark.parametrize("loader", ["sampler", "stateful"])
+def test_a_training_that_saves_beside_its_loop_survives_kills_within_epochs(
+    loader: str, lives: Nursery, tmp_path: Path
+) -> None:
+    whole = lived(lives, Plan(str(tmp_path / "whole"), loader))
+    kills = [5, 6, 5, 7, 6]
+    killed(lives, tmp_path / "killed", kills, loader=loader, asynchronous=True)
+    assert_equal(tmp_path / "killed", whole)
+
+
+PARTS = ["model", "optimizer", "scheduler", "scaler", "EMA", "random", "steps"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_training_that_is_resumed_without_a_part_is_another(
+    part: str, lives: Nursery, tmp_path: Path
+) -> None:
+    whole = lived(lives, Plan(str(tmp_path / "whole"), "sampler"))
+    (tmp_path / "killed").mkdir()
+    assert lives.live(Plan(str(tmp_path / "killed"), "sampler", kill_after=4))[0] == -9
+    folder = Folder(tmp_path / "killed" / "saved", Files())
+    saved, state = load_newest(folder.path, folder.files)
+    del state[part]
+    folder.commit(saved.manifest, state)
+    assert lives.live(Plan(str(tmp_path / "killed"), "sampler"))[0] == 0
+    with pytest.raises(AssertionError):
+        assert_equal(tmp_path / "killed", whole)
