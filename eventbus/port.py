@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.compiled import can_compile, compile_emit
 from eventbus.frames import surrounding
 
 if TYPE_CHECKING:
@@ -109,7 +108,9 @@ class Port(Generic[P]):
         return (
             emitter.pending.quiet
             and not signal.plan(emitter)
-            and not (underway.compiled or underway.interpreted)  # inside of another run's emission it may be for that run
+            and not (
+                underway.compiled or underway.interpreted
+            )  # inside of another run's emission it may be for that run
             and signal.value is not None
             and signal.value not in fields
             and not signal.has_context(fields)
@@ -120,8 +121,11 @@ class Port(Generic[P]):
         if plan is not self._plan:
             self._plan, self._runs = plan, 0
         self._runs += 1
-        if self._runs > WARM and can_compile(self, plan):
-            self.signal.install(self, plan, compile_emit(self, plan))
+        if self._runs > WARM:
+            from eventbus import compiled  # late: importing eventbus stays quick
+
+            if compiled.can_compile(self, plan):
+                self.signal.install(self, plan, compiled.compile_emit(self, plan))
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_port

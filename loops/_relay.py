@@ -187,6 +187,8 @@ class Relay:
             spans = self._spans
             place = {"epoch": spans.counts.epoch, "step": spans.step}
             parts = dict(spans.emitter.emit("state_requested", **place).state)
+        if "loop" not in parts:  # the bus is a copy's, and inert
+            return {}
         position = {**parts["loop"]["position"], "done": []}  # a framework does nothing twice
         return {**parts, "loop": {**parts["loop"], "position": position}}
 

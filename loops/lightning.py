@@ -72,7 +72,7 @@ class Emitter(Callback):
     ...     max_epochs=1, callbacks=[Emitter(bus)], accelerator="cpu", logger=False,
     ...     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ... )
-    >>> trainer.fit(Module(), [torch.ones(2, 1)] * 3)
+    >>> trainer.fit(Module(), torch.utils.data.DataLoader(torch.ones(6, 1), batch_size=2))
     1 3 ['loss']
     """
 

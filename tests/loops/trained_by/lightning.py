@@ -55,6 +55,8 @@ def quiet() -> Iterator[None]:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         "`training_step` returned `None`",
         ".*GPU available but not used",
+        "Be aware that when using `ckpt_path`",
+        "You're resuming from a checkpoint that ended before the epoch ended",
         "Checkpoint directory .* exists and is not empty",
     )
     with warnings.catch_warnings():
