@@ -34,7 +34,6 @@ slow: $(VENV)/.dev $(SDIST)  ## the tests that take their time
 
 bench: $(VENV)/.dev $(VENV)/.bench  ## what the bus and a checkpoint cost, beside others
 	$(BIN)/python -m benchmarks
-	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/checkpoint.py
 
 docs: $(VENV)/.dev  ## write docs/*.md anew from the code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def by_hand(task: Task, folder: Path, durable: bool = False) -> int:
     optimizer, scheduler = task.optimizer(model)
     train, validation = task.loaders()
     log = task.open_log(folder)
-    save = save_durably if durable else save_plainly
+    save = DurableSaves() if durable else save_plainly
     best, since_best, step = float("inf"), 0, 0
     for epoch in range(1, task.epochs + 1):
         model.train()
@@ -87,29 +88,51 @@ def save_plainly(state: dict[str, Any], folder: Path, *, is_best: bool) -> None:
         (folder / "copying.pt").replace(folder / "best.pt")
 
 
-def save_durably(state: dict[str, Any], folder: Path, *, is_best: bool) -> None:
-    """Save so that what has its name is whole, whatever happens; the best is a second name."""
-    new = folder / "saving.pt"
-    torch.save(state, new)
-    with new.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    for name in ["last", "best"] if is_best else ["last"]:
-        link = folder / "linking.pt"
-        os.link(new, link)
-        link.replace(folder / f"{name}.pt")
-        _write_durably(folder / f"{name}.sha256", digest)
-    new.unlink()
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+class DurableSaves:
+    """Saves as safely as `Checkpoint`, as one writes it by hand.
+
+    Each save is a directory of its own, with the state and a SHA-256 sum of it; it gets its name
+    when all of it is on the disk, and only then are older ones deleted, the best one kept. The
+    random generators are saved, and the log is on the disk up to the save. What `Checkpoint` does
+    besides: it refuses state that would not load, keeps the position in the data and the means so
+    far, reads the manifests back before it deletes, sweeps what killed processes left, and writes
+    the name of the newest into a file.
+    """
+
+    def __init__(self) -> None:
+        self._last: Path | None = None
+        self._best: Path | None = None
+
+    def __call__(self, state: dict[str, Any], folder: Path, *, is_best: bool) -> None:
+        """Save, and delete what is neither the last nor the best."""
+        _bring_to_disk(folder / "loss.csv")
+        path = folder / f"step-{state['step']:08d}"
+        attempt = folder / ".unfinished"
+        attempt.mkdir()
+        generators = {"python": random.getstate(), "torch": torch.get_rng_state()}
+        torch.save({**state, "random": generators}, attempt / "state.pt")
+        with (attempt / "state.pt").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        (attempt / "state.sha256").write_text(digest)
+        for each in (attempt / "state.pt", attempt / "state.sha256", attempt):
+            _bring_to_disk(each)
+        attempt.rename(path)
+        _bring_to_disk(folder)
+        self._keep(path, is_best)
+
+    def _keep(self, path: Path, is_best: bool) -> None:
+        before = {self._last, self._best}
+        self._last, self._best = path, path if is_best else self._best
+        for each in filter(None, before - {self._last, self._best}):
+            shutil.rmtree(each)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _bring_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def with_eventbus(task: Task, folder: Path, asynchronous: bool = False) -> int:

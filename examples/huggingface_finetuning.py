@@ -46,19 +46,19 @@ def main() -> None:
     options = parser.parse_args()
     bus = make_bus(options.run_dir)
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers'
     torch.manual_seed(0)
     training, validation = digits()
     config = ViTConfig(
         image_size=8,
         patch_size=4,
         num_channels=1,
-        num_labels=10,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
     )
+    config.num_labels = 10
     arguments = TrainingArguments(
         output_dir=str(options.run_dir / "trainer"),
         num_train_epochs=options.epochs,
@@ -79,9 +79,9 @@ def main() -> None:
         model=ViTForImageClassification(config),
         args=arguments,
         data_collator=collate,
-        train_dataset=training,  # type: ignore[arg-type]  # any dataset will do
-        eval_dataset=validation,  # type: ignore[arg-type]
-        compute_metrics=compute_metrics,  # type: ignore[arg-type]  # metrics are numbers
+        train_dataset=training,
+        eval_dataset=validation,
+        compute_metrics=compute_metrics,
         callbacks=[eventbus.loops.huggingface.Emitter(bus)],
     )
     trainer.remove_callback(PrinterCallback)  # the bus says it

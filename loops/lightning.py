@@ -400,12 +400,10 @@ def _context(trainer: Trainer, module: LightningModule, config: Any) -> dict[str
 
 def _more_state(trainer: Trainer) -> dict[str, Any]:
     schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
-    state = dict[str, Any]()
-    if len(schedulers) > 1:  # a single one is in the context
-        state = {f"lr_scheduler_{place}": one for place, one in enumerate(schedulers)}
-    if trainer.precision_plugin.state_dict():
-        state["precision"] = trainer.precision_plugin
-    return state
+    several = len(schedulers) > 1  # a single one is in the context
+    named = {f"lr_scheduler_{place}": one for place, one in enumerate(schedulers) if several}
+    precision = trainer.precision_plugin
+    return {**named, **({"precision": precision} if precision.state_dict() else {})}
 
 
 def _take_off(strategy: Any, step: Any) -> None:

@@ -68,14 +68,26 @@ class Fitting:
 
 
 class Raising(Callback):
-    """Raises after the second batch."""
+    """Raises in the third step."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if trainer.global_step == 2:
             raise self.error
+
+
+class Counting(Module):
+    """Counts what it computes."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.forwards: list[str] = []
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        self.forwards.append("training" if self.training else "validation")
+        return super().loss(batch)
 
 
 class Counter:
@@ -110,7 +122,8 @@ def test_a_failure_closes_everything_once_and_stays_what_it_was(
     with capture(bus) as recording, pytest.raises(type(error)) as raised:
         fitting.fit()
     assert raised.value is error
-    assert recording.names[-3:] == ["epoch_interrupted", "run_failed", "run_closed"]
+    ends = ["batch_skipped", "epoch_interrupted", "run_failed", "run_closed"]
+    assert recording.names[-4:] == ends
     assert recording.of("run_failed")[0]["exception"] is error
     assert "training_step" not in vars(fitting.trainer.strategy)
 
@@ -218,18 +231,13 @@ def test_a_batch_is_replaced_before_the_forward(bus: EventBus, tmp_path: Path) -
 
 
 def test_a_batch_skipped_before_its_forward_costs_none(bus: EventBus, tmp_path: Path) -> None:
-    seen: list[int] = []
-
-    class Counting(Module):
-        def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
-            seen.append(batch_idx)
-            return self.loss(batch)
-
     bus.on("batch_loaded", when=lambda batch_index: batch_index == 2, name="skip")(
         lambda: SkipBatch("odd")
     )
-    Fitting(bus, tmp_path, module=Counting(Task(epochs=1)), task=Task(epochs=1)).fit()
-    assert seen == [0, 2, 3]
+    task = Task(epochs=1)
+    module = Counting(task)
+    Fitting(bus, tmp_path, task, module=module).fit()
+    assert module.forwards.count("training") == 3
 
 
 def test_what_is_not_finite_moves_nothing(bus: EventBus, tmp_path: Path) -> None:
@@ -257,16 +265,10 @@ def test_a_stop_is_kept_where_lightning_must_go_on(
 
 
 def test_after_a_stop_lightning_validates_no_more(bus: EventBus, tmp_path: Path) -> None:
-    validated: list[int] = []
-
-    class Counting(Module):
-        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-            validated.append(batch_idx)
-
     bus.on("batch_finished", name="stop")(lambda: Stop("enough"))
     module = Counting(Task())
     Fitting(bus, tmp_path, module=module, num_sanity_val_steps=0).fit()
-    assert validated == []
+    assert module.forwards == ["training"]
 
 
 def test_an_epoch_cut_short_steps_its_schedulers_and_leaves_should_stop_to_others(
@@ -352,17 +354,8 @@ def test_what_the_module_logs_is_told_once_under_the_keys_it_has(
 
 
 def test_each_of_several_validation_loaders_has_its_own_name(bus: EventBus, tmp_path: Path) -> None:
-    class Several(Module):
-        def validation_step(
-            self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0
-        ) -> Any:
-            self.log("val_loss", self.loss(batch) + dataloader_idx)
-
-        def on_validation_epoch_end(self) -> None:
-            self.log("val_mean", 3.0)
-
     task = Task(epochs=1)
-    fitting = Fitting(bus, tmp_path, task, module=Several(task))
+    fitting = Fitting(bus, tmp_path, task, module=Several())
     with capture(bus) as recording:
         fitting.fit(validation=[task.validation_loader, task.validation_loader])
     done = recording.of("validation_done")
@@ -393,6 +386,26 @@ def test_limits_of_batches_and_steps_are_told(bus: EventBus, tmp_path: Path) -> 
     assert steps_of(recording) == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
 
 
+class Several(LightningModule):
+    """Validates on several loaders, and logs for each and for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def training_step(self, batch: list[Tensor]) -> Any:
+        return self.layer(batch[0]).square().mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int) -> None:
+        self.log("val_loss", self.layer(batch[0]).square().mean() + dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_mean", 3.0)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
 class Pair(LightningModule):
     """Two networks and two optimizers, stepped by hand."""
 
@@ -419,18 +432,14 @@ def test_two_optimizers_stepped_by_hand_are_one_step_of_the_run(
     bus: EventBus, tmp_path: Path, past_lightning: bool
 ) -> None:
     module = Pair(past_lightning=past_lightning)
-    before: list[Tensor] = []
+    weights: list[list[Tensor]] = []
 
     @bus.on("backward_finished", when=lambda step: step == 2)
-    def skip(models: Any = None, optimizers: Any = None) -> SkipBatch:
+    def skip(optimizers: Any) -> SkipBatch:
         assert list(optimizers) == ["0", "1"]
-        before.extend(one.detach().clone() for one in module.parameters())
+        weights.append([one.detach().clone() for one in module.parameters()])
         return SkipBatch("odd")
 
-    after: list[Tensor] = []
-    bus.on("batch_skipped", name="look")(
-        lambda: after or after.extend(one.detach().clone() for one in module.parameters())
-    )
     with capture(bus) as recording:
         Fitting(bus, tmp_path, Task(epochs=1, validates=False), module=module).fit()
     told = [
@@ -440,7 +449,8 @@ def test_two_optimizers_stepped_by_hand_are_one_step_of_the_run(
         *("backward_finished", "batch_finished"),
         *("backward_finished", "batch_skipped") * 3,
     ]
-    assert all(one.equal(other) for one, other in zip(before, after, strict=False))
+    after = list(module.parameters())
+    assert all(one.equal(other) for one, other in zip(weights[0], after, strict=True))
     assert recording.of("backward_finished")[0]["loss"] > 0
 
 
@@ -455,7 +465,7 @@ def test_what_one_loop_cannot_do_is_said_by_name(
     assert "curriculum: no loader_opened from Lightning" in caplog.text
 
 
-EPOCH_ENDS = {
+EPOCH_ENDS: dict[str, dict[str, Any]] = {
     "at the end of an epoch": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
     "at the end of a validation": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
     "after some steps": {"every_n_train_steps": 3},
