@@ -113,7 +113,7 @@ class BatchSpan:
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what the body reports."""
         epoch = self._spans.epoch
-        taken = epoch.extra.metrics if epoch is not None else ()
+        taken = epoch.taken if epoch is not None else ()
         if self._last is None:  # a handler of `batch_started` that has the Run
             self._last = Body()
         self._last.report.add(values, self, taken)

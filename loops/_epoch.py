@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._closing import Ending
@@ -51,14 +51,25 @@ class EpochSpan:
         """True once the loop over epochs is gone: dropped at `break` or `return`."""
         return self.owner() is None
 
+    @property
+    def taken(self) -> Mapping[str, Any]:
+        """The keys that a step may not report: they would hide one another in the metrics."""
+        extra = self.extra.metrics
+        return {**extra, **self.validations} if self.validations else extra
+
+    def check_free(self, keys: Iterable[str]) -> None:
+        """Refuse the keys of a validation that training has reported."""
+        for key in keys:
+            if key in self.means or key in self.extra.metrics:
+                raise ValueError(f"{key!r} was already reported for {self._place}, in training")
+
     def start(self) -> None:
         """Tell that it begins."""
         self._emit("epoch_started")
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported outside batches and validations."""
-        place = f"epoch {self._spans.counts.epoch}"
-        self.extra.add_metrics(values, place, {**self.means, **self.validations})
+        self.extra.add_metrics(values, self._place, {**self.means, **self.validations})
         self._spans.last.update({key: self.extra.metrics[key] for key in values})
 
     def note_undone(self) -> None:
@@ -111,6 +122,10 @@ class EpochSpan:
         self.validations = dict(state.get("validations", {}))
         self._extra_before = dict(state.get("extra", {}))
         self.was_left = state.get("was_left", False)
+
+    @property
+    def _place(self) -> str:
+        return f"epoch {self._spans.counts.epoch}"
 
     def _metrics(self) -> Metrics:
         extra = {**self._extra_before, **self.extra.metrics}

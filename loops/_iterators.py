@@ -8,13 +8,13 @@ first, which makes a RuntimeError of it.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from eventbus.loops._batch import BatchSpan, Body
 from eventbus.loops._closing import Ending
 from eventbus.loops._loader import END, Reader, tell_samplers
+from eventbus.loops._pass import Pass
 
 if TYPE_CHECKING:
     from eventbus.loops._spans import Spans
@@ -36,11 +36,21 @@ class Epochs(Iterator[int]):
     def __next__(self) -> int:
         spans = self._spans
         spans.start(epochs=self._epochs)
+        spans.close_left()
+        self._check_alone()
         spans.end_body_of_epochs(self)
         if not self._is_over and self._begin():
             return spans.counts.epoch
         self._is_over = True
         raise StopIteration
+
+    def _check_alone(self) -> None:
+        epoch = self._spans.epoch
+        if epoch is not None and epoch.owner() is not self:
+            raise RuntimeError(
+                f"run.epochs() inside run.epochs(), of which epoch {self._spans.counts.epoch} is "
+                "open: one Run has one loop over epochs; open another Run, with a name=, inside it"
+            )
 
     def _begin(self) -> bool:
         spans = self._spans
@@ -55,26 +65,6 @@ class Epochs(Iterator[int]):
 
     def __len__(self) -> int:
         return max(0, self._epochs - self._spans.counts.epochs_done)
-
-
-class Pass:
-    """What a loop over batches and one over steps share: the epoch knows if they ended early."""
-
-    def __init__(self, spans: Spans) -> None:
-        self._spans = spans
-        self._is_over = False
-
-    def _begin(self) -> None:
-        if self._spans.epoch is not None:
-            self._spans.epoch.open_passes.append(weakref.ref(self))
-
-    def _end(self, done: bool) -> None:
-        self._is_over = True
-        epoch = self._spans.epoch
-        if epoch is not None:
-            epoch.open_passes = [one for one in epoch.open_passes if one() is not self]
-            if not done:
-                epoch.note_undone()
 
 
 class Steps(Pass, Iterator[int]):

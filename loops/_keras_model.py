@@ -106,7 +106,7 @@ def stowed_in(path: str | Path) -> Mapping[str, Any]:
         There is none: it was saved without an emitter.
     """
     source: Any = path
-    if zipfile.is_zipfile(path):
+    if str(path).endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
             source = io.BytesIO(archive.read("model.weights.h5"))
     with h5py.File(source, "r") as file:
@@ -134,6 +134,7 @@ def copied(model: Any, memo: dict[int, Any]) -> Any:
         copy = rebuild(*arguments)
     for variable, new in zip(model.variables, copy.variables, strict=True):
         new._path = variable.path
+        new.assign(variable.value)  # the seeds of random layers are not in what Keras saves
     for part in copy.modules():
         if hasattr(part, "_track_variables"):
             part._track_variables()

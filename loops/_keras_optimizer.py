@@ -151,16 +151,16 @@ class Stepping:
         return True
 
     def apply(
-        self, original: Callable[..., None], gradients: Sequence[Any], variables: Any = None
+        self, original: Callable[..., None], grads: Sequence[Any], trainable_variables: Any = None
     ) -> None:
         """Take the place of the optimizer's method of that name, the `original`."""
         self.was_called = True
         self._handed += 1
         if self._handed < self._per_step:
-            original(gradients, variables)
+            original(grads, trainable_variables)
             return
-        trained = list(variables or self.optimizer._trainable_variables)
-        self._show(gradients, trained)
+        trained = list(trainable_variables or self.optimizer._trainable_variables)
+        self._show(grads, trained)
         if self._is_wanted():
             self._step(original, [one.value.grad for one in trained], trained)
         else:

@@ -7,7 +7,7 @@ so whatever a handler raises, none is closed twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._batch import BatchSpan
@@ -21,6 +21,7 @@ from eventbus.loops._validation import ValidationSpan
 if TYPE_CHECKING:
     from eventbus import Answers, Emitter, Stop, StopEpoch
     from eventbus.loops._counts import Counts
+    from eventbus.loops._pass import Pass
 
 __all__ = ["Spans"]
 
@@ -40,6 +41,8 @@ class Spans:
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
         The open span of that kind, or None.
+    passing
+        Returns the loop over batches or steps that began last, where it still lives.
     has_started : bool
         `run_started` was emitted.
     resumed_from : str or None
@@ -57,6 +60,7 @@ class Spans:
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
         self.validation: ValidationSpan | None = None
+        self.passing: Callable[[], Pass | None] = lambda: None
         self.has_started = False
         self.resumed_from: str | None = None
         self.is_closed = False
@@ -178,6 +182,11 @@ class Spans:
         self._position = state.get("position", {})
         if self._position:
             self.place.restore(self._position)
+
+    @property
+    def resumes_in_epoch(self) -> bool:
+        """True where the first epoch of a resumed run has begun before."""
+        return bool(self._position.get("epoch"))
 
     def forget_position(self, *, as_done: bool = False) -> bool:
         """Begin the epoch under way anew, or count it as done; say whether there is one."""

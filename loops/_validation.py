@@ -71,6 +71,8 @@ class ValidationSpan:
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported: for the batch under way, else as a result of the validation."""
         place = f"validation {self.name!r}"
+        if self._spans.epoch is not None:
+            self._spans.epoch.check_free(prefixed(self.name, values))
         if self._body is not None:
             self._body.report.add(values, f"this batch of {place}", self._results.metrics)
         else:

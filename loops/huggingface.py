@@ -47,6 +47,10 @@ CANNOT = {"loader_opened": "the loader of all epochs is made before the first on
 class Emitter(Guest):
     """Has the runs of a Trainer speak on a bus.
 
+    Given in `callbacks=` it sees every failure of a training. Added later, by `add_callback`, it
+    may miss one outside of steps and evaluations: `with Emitter(bus) as emitter:` around the first
+    training then closes the run as failed, else the next training does, or the end of the process.
+
     Parameters
     ----------
     bus

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from eventbus.loops._gradients import tell_before_step
+from eventbus.loops._ignite_evaluation import Evaluation
 from eventbus.loops._metrics import scalars
 from eventbus.loops._relay import Relay
 from eventbus.loops._report import FIELDS
@@ -293,53 +294,6 @@ class Emitter:
             self._trainer.terminate_epoch()
 
 
-class Evaluation:
-    """The runs of one evaluator, as validations."""
-
-    def __init__(
-        self, relay: Relay, name: str, evaluator: Engine, loss_fn: nn.Module | None
-    ) -> None:
-        self._relay = relay
-        self._name = name
-        self._evaluator = evaluator
-        self._loss_fn = loss_fn
-        self._is_cut = False
-
-    def start(self, evaluator: Engine) -> None:
-        """Begin, where a training is under way."""
-        self._is_cut = False
-        if self._relay.is_open:
-            self._relay.begin_validation(self._name)
-            self._obey()
-
-    def start_batch(self, evaluator: Engine) -> None:
-        """Begin a batch."""
-        self._relay.begin_validation_batch(evaluator.state.batch)
-
-    def end_batch(self, evaluator: Engine) -> None:
-        """End a batch."""
-        self._relay.end_validation_batch(**self._read(evaluator.state.output))
-        if evaluator.state.iteration != evaluator.state.epoch_length:
-            self._obey()
-
-    def _read(self, output: Any) -> dict[str, Any]:
-        # By default an evaluator's output is what its metrics take: outputs and targets.
-        if not _is_pair(output):
-            return {}
-        named = {"outputs": output[0], "targets": output[1]}
-        return named if self._loss_fn is None else {**named, "loss": self._loss_fn(*output)}
-
-    def finish(self, evaluator: Engine) -> None:
-        """Take the metrics that it has computed."""
-        results = {} if self._is_cut else scalars(evaluator.state.metrics)
-        self._relay.end_validation(results, complete=not self._is_cut)
-
-    def _obey(self) -> None:
-        if self._relay.stop is not None:
-            self._is_cut = True
-            self._evaluator.terminate()
-
-
 def read_output(output: Any) -> dict[str, Any]:
     """Take an engine's output for a loss, or for what it names.
 
@@ -352,8 +306,3 @@ def read_output(output: Any) -> dict[str, Any]:
         fields = {key: output[key] for key in FIELDS if key in output}
         return {**scalars(output), **fields}
     return scalars({"loss": output})
-
-
-def _is_pair(output: Any) -> bool:
-    is_tuple = isinstance(output, tuple) and len(output) == 2
-    return is_tuple and all(isinstance(one, Tensor) for one in output)

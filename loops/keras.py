@@ -126,6 +126,7 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._carried: Mapping[str, Any] | None = None
         self._carried_from = OWN
         self._has_started = False
+        self._raised: Exception | None = None
         self._placed: list[tuple[Any, str, Any]] = []
         self._stowage = Stowage(self._stow, self._unstow)
 
@@ -264,9 +265,14 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
     def _train(self, original: Callable[[Any], Any], data: Any) -> Any:
         if not (self._relay.is_open and self._is_due):
             return original(data)  # `train_on_batch`, called by somebody within the fit
-        self._is_due = False
+        self._is_due, self._raised = False, None
         with self._guarded():
-            logs = self._train_on(original, data[0])
+            try:
+                logs = self._train_on(original, data[0])
+            except Exception:
+                if self._raised is None:
+                    raise
+                raise self._raised from None  # not what Keras makes of it on its way
             self._left_s = perf_counter()
             return logs
 
@@ -318,7 +324,11 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         return loss
 
     def _tell(self) -> bool:
-        is_wanted = self._relay.gradients_ready(self._seen.get("loss"))
+        try:
+            is_wanted = self._relay.gradients_ready(self._seen.get("loss"))
+        except Exception as error:
+            self._raised = error
+            raise
         self._carry()
         return is_wanted
 
@@ -345,9 +355,18 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
 
     # -- validations
 
-    @_told
+    def on_predict_begin(self, logs: Any = None) -> None:
+        """Called by Keras."""
+        if not self._relay.is_open:  # no fit, in which something might be saved
+            vars(self.model).pop(ATTRIBUTE, None)
+
     def on_test_begin(self, logs: Any = None) -> None:
         """Called by Keras."""
+        self.on_predict_begin()
+        self._begin_validation()
+
+    @_told
+    def _begin_validation(self) -> None:
         self._is_validation_cut = False
         self._hooks = len(self._placed)
         self._put(

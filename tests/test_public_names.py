@@ -89,6 +89,8 @@ def test_a_public_name_has_a_docstring_with_an_example(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # frameworks' and torch's own
+@pytest.mark.filterwarnings(r"ignore:.*LeafSpec\)` is deprecated")  # Lightning's use of torch
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # Lightning's, of any DataLoader
 @pytest.mark.parametrize("name", module_names())
 def test_the_examples_of_a_module_are_true(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

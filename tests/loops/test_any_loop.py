@@ -18,7 +18,7 @@ from eventbus.testing import check_loop, watch_loop
 
 from .trained_by.task import Task, Trained, observed
 
-LOOPS = ("accelerate", "huggingface", "ignite", "keras")
+LOOPS = ("accelerate", "huggingface", "ignite", "keras", "lightning")
 PACKAGES = {"fit": "torch", "huggingface": "transformers"}
 TOLERANCE = 1e-4
 """Of losses, metrics and weights: frameworks sum in another order, some in float32."""

@@ -18,7 +18,7 @@ from .trained_by.task import Task, observed
 
 Events = list[tuple[str, Mapping[str, Any]]]
 
-OWN_CHECKPOINTS = ("huggingface", "ignite", "keras")
+OWN_CHECKPOINTS = ("huggingface", "ignite", "keras", "lightning")
 """The loops whose frameworks have checkpoints of their own in which state can ride."""
 
 

@@ -1,0 +1,416 @@
+"""Lightning: the hooks of a Trainer become the signals of a run.
+
+trainer = lightning.Trainer(callbacks=[eventbus.loops.lightning.Emitter(bus)])
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eventbus.loops._gradients import drop_gradients
+from eventbus.loops._logged import Logged, read_output, split_by_loader, without_prefix
+from eventbus.loops._nested import detached
+from eventbus.loops._relay import Relay
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "eventbus.loops.lightning needs Lightning: pip install 'training-eventbus[lightning]'",
+        name=error.name,
+    ) from error
+
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+    from eventbus import EventBus
+
+__all__ = ["Emitter"]
+
+CANNOT = {"loader_opened": "it makes its loaders before the first epoch"}
+
+
+class Emitter(Callback):
+    """Has the fits of a Trainer speak on a bus.
+
+    What the module logs is told beside the loss: in training under the keys it logs, per step or
+    for the epoch; in a validation as `val_<key>`, where a prefix `val_`, `val/`, `valid_` or
+    `validation_` is not put twice. Several validation loaders are validations of their own, named
+    "val", "val_1" and so on. Several optimizers are named "0", "1" and so on.
+
+    Parameters
+    ----------
+    bus
+        Where to emit.
+    config
+        The run's configuration, which handlers may name; the module's `hparams` unless given.
+    name, state
+        As for `Run`.
+
+    Examples
+    --------
+    >>> import lightning, torch
+    >>> from eventbus import EventBus
+    >>> from eventbus.loops.lightning import Emitter
+    >>> class Module(lightning.LightningModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = torch.nn.Linear(1, 1)
+    ...     def training_step(self, batch):
+    ...         return self.layer(batch).square().mean()
+    ...     def configure_optimizers(self):
+    ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+    >>> bus = EventBus()
+    >>> @bus.on("epoch_finished")
+    ... def show(epoch, step, metrics): print(epoch, step, sorted(metrics))
+    >>> trainer = lightning.Trainer(
+    ...     max_epochs=1, callbacks=[Emitter(bus)], accelerator="cpu", logger=False,
+    ...     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    ... )
+    >>> trainer.fit(Module(), torch.utils.data.DataLoader(torch.ones(6, 1), batch_size=2))
+    1 3 ['loss']
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        *,
+        name: str | None = None,
+        config: Any = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._bus, self._name, self._config, self._state = bus, name, config, state
+        self._relay = Relay(bus, "Lightning", name=name, cannot=CANNOT)
+        self._carried: Mapping[str, Any] = {}  # of the checkpoint to go on from
+        self._kept: Mapping[str, Any] = {}  # of the last run, for one saved after it
+        self._exit: SystemExit | None = None
+        self._undo: list[Any] = []
+
+    # -- what rides in Lightning's checkpoints
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in them: another for each name."""
+        return f"eventbus.{self._name or 'train'}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the handlers and the counts, in tensors and plain Python."""
+        return self._relay.luggage() if self._relay.is_open else dict(self._kept)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the next fit go on from there."""
+        self._carried = state_dict
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = {"name": self._name, "config": self._config, "state": self._state}
+        return functools.partial(Emitter, **given), (self._bus,)
+
+    # -- the run
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the run, unless the strategy restores checkpoints only later."""
+        self._exit = None
+        if not (trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path):
+            self._open(trainer, pl_module)
+
+    def _open(self, trainer: Trainer, module: LightningModule) -> None:
+        path, carried, self._carried = trainer.ckpt_path, self._carried, {}
+        self._logged, self._late = Logged(), dict[str, Any]()
+        self._loss: Any = None
+        self._random: torch.Tensor | None = None
+        self._is_left = self._is_cut = self._borrows = False
+        self._relay.open(
+            **_context(trainer, module, self._config),
+            state={**_more_state(trainer), **(self._state or {})},
+            carried=(carried or None) if path else None,
+            resumed_from=None if path is None else str(path),
+        )
+        self._is_new = not (path and carried)
+        if path is None and (self._relay.epoch or self._relay.steps_done):
+            self._tell_counts(trainer)
+        self._wrap(trainer)
+
+    def _tell_counts(self, trainer: Trainer) -> None:
+        """Have Lightning count on from what a handler's checkpoint has behind it."""
+        loop = trainer.fit_loop
+        loop.epoch_progress.increment_by(self._relay.epoch)
+        steps = loop.epoch_loop.manual_optimization.optim_step_progress
+        if trainer.lightning_module.automatic_optimization:
+            steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        steps.increment_by(self._relay.steps_done)
+        self._is_new = False
+        # It then makes the loaders' iterators twice, which draws from the generator twice.
+        self._random = torch.get_rng_state()
+
+    def _wrap(self, trainer: Trainer) -> None:
+        """Have the steps of the strategy go through here: what a module's step is called by."""
+        strategy = trainer.strategy
+        step = functools.partial(self._step, trainer, strategy.training_step)
+        strategy.training_step = step  # type: ignore[method-assign]  # until `_unwrap`
+        self._undo = [functools.partial(_take_off, strategy, step)]
+        if not trainer.lightning_module.automatic_optimization:
+            for optimizer in trainer.optimizers:
+                self._undo.append(optimizer.register_step_pre_hook(self._before_step).remove)
+
+    def _unwrap(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the run, in the middle of an epoch where Lightning goes on there."""
+        relay = self._relay
+        if not relay.is_open:
+            self._open(trainer, pl_module)
+        if self._random is not None:
+            torch.set_rng_state(self._random)
+        if self._is_new and (trainer.current_epoch or trainer.global_step):
+            relay.go_on_from(epoch=trainer.current_epoch, step=trainer.global_step)
+        self._start(trainer)
+        if relay.resumes_in_epoch:
+            relay.begin_epoch()
+            if trainer.current_epoch >= relay.epoch:  # it does not come back to that one
+                relay.end_epoch(complete=relay.batch_index >= trainer.num_training_batches)
+        self._obey(trainer)
+
+    def _start(self, trainer: Trainer) -> None:
+        limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
+        self._relay.start(**{key: None if one == -1 else one for key, one in limits.items()})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run; an exit that a `Stop` wants waits until all else is closed."""
+        if not self._relay.is_open:
+            return
+        self._unwrap()
+        self._start(trainer)
+        self._kept = self._relay.luggage()
+        try:
+            self._relay.finish()
+        except SystemExit as wanted:
+            self._exit = wanted
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a run that had nothing to train."""
+        self.on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the process where a `Stop` wanted that."""
+        self._unwrap()
+        wanted, self._exit = self._exit, None
+        if wanted is not None:
+            raise wanted
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End the run after a failure, Ctrl-C too."""
+        self._unwrap()
+        self._relay.fail(exception)
+
+    # -- epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an epoch."""
+        self._is_left = self._is_cut = False
+        if not self._relay.in_epoch:
+            self._relay.begin_epoch()
+        self._obey(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the epoch, with what was logged for it as a whole."""
+        has_not_validated = self._borrows
+        self._give_back(trainer)
+        if self._is_cut and (has_not_validated or self._relay.stop is not None):
+            # Else schedulers would be stepped that wait for a metric of a validation.
+            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
+        late, self._late = self._late, {}
+        is_whole = _is_at_end(trainer) and not (self._is_cut or self._is_left)
+        results = {**late, **self._logged.fresh(trainer)}
+        self._relay.end_epoch(complete=is_whole, results=results)
+        self._obey(trainer)
+
+    def _obey(self, trainer: Trainer) -> None:
+        if self._relay.is_over:
+            trainer.should_stop = True
+
+    def _cut(self, trainer: Trainer, *, validates: bool = True) -> None:
+        """End the epoch after this batch, and validate unless the run is to stop.
+
+        Lightning leaves an epoch at its last batch, or where it is to stop; it validates within if
+        one is due, or where it is to stop: for that long, it is told so.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if not self._relay.is_epoch_over or _is_at_end(trainer):
+            return
+        self._is_cut = loop.batch_progress.is_last_batch = True
+        if not self._relay.is_over:
+            loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+            self._borrows = validates and not trainer.should_stop
+            trainer.should_stop = trainer.should_stop or validates
+
+    def _give_back(self, trainer: Trainer) -> None:
+        if self._borrows:
+            self._borrows = trainer.should_stop = False
+
+    # -- steps
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Offer the batch, on its device, to the handlers."""
+        if not self._relay.in_epoch:
+            self._relay.begin_epoch()
+        self._is_left, self._loss = True, None
+        self._has_batch = batch is not None
+        if self._has_batch:
+            self._batch = self._relay.load_batch(batch)
+        else:  # a module that takes its batches itself, from a `dataloader_iter`
+            self._relay.say("Lightning: no batch_loaded where a step takes a dataloader_iter")
+            self._relay.begin_step()
+
+    def _step(self, trainer: Trainer, step: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._relay.is_open:
+            return step(*args, **kwargs)
+        if self._relay.passes_over and trainer.world_size == 1:
+            return None  # for Lightning: no backward, and a step without gradients
+        if self._has_batch:
+            args = (self._batch, *args[1:])
+        output = step(*args, **kwargs)
+        self._loss = detached(read_output(output).get("loss", self._loss))
+        return output
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Keep the loss of a module that optimizes by hand, whose step is still under way."""
+        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if not (pl_module.automatic_optimization or is_scaled):
+            self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Tell of the gradients, unscaled, before Lightning clips them."""
+        self._tell_of_gradients(optimizer)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
+        # By hand, and past Lightning: its own steps go by a closure, which comes to the hook.
+        if kwargs.get("closure") is None:
+            self._tell_of_gradients(optimizer)
+
+    def _tell_of_gradients(self, optimizer: Optimizer) -> None:
+        if self._relay.is_open and not self._relay.gradients_ready(self._loss):
+            drop_gradients(optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """End the micro-batch, with what the module returned and logged."""
+        self._is_left = False
+        values = {**self._logged.fresh(trainer), **read_output(outputs)}
+        if self._loss is not None and len(trainer.optimizers) == 1:
+            values["loss"] = self._loss  # as it was before the accumulation
+        self._relay.record(**values)
+        self._relay.end_batch()
+        self._cut(trainer)
+
+    # -- validations
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the validation by the first of the loaders."""
+        if self._relay.is_open and not trainer.sanity_checking:
+            self._give_back(trainer)
+            self._loader = 0
+            self._is_several = len(trainer.num_val_batches) > 1
+            self._begin_validation()
+
+    def _begin_validation(self) -> None:
+        self._is_interrupted = self._has_batch = False
+        name = f"val_{self._loader}" if self._loader else "val"
+        self._relay.begin_validation(name, within_step=True)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Begin a batch, with the validation by the next loader where it is of that."""
+        if not self._relay.in_validation:
+            return
+        if dataloader_idx != self._loader:
+            self._end_validation(trainer)
+            self._loader = dataloader_idx
+            self._begin_validation()
+        self._is_interrupted = self._relay.stop is not None
+        if not self._is_interrupted:
+            self._relay.begin_validation_batch(batch)
+
+    def on_validation_batch_end(  # noqa: PLR0917 - Lightning's signature
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """End a batch, with what the module returned."""
+        if self._relay.in_validation and not self._is_interrupted:
+            self._relay.end_validation_batch(**read_output(outputs))
+
+    def _end_validation(self, trainer: Trainer) -> None:
+        logged = self._logged.fresh(trainer)
+        if self._is_several:  # what is logged for all of them belongs to none
+            logged, rest = split_by_loader(logged, self._loader)
+            self._late.update(rest)
+        results = {} if self._is_interrupted else without_prefix(logged)
+        self._relay.end_validation(results, complete=not self._is_interrupted)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the validation, with what the module logged."""
+        if self._relay.in_validation:
+            self._end_validation(trainer)
+            self._cut(trainer, validates=False)
+            self._obey(trainer)
+
+
+def _context(trainer: Trainer, module: LightningModule, config: Any) -> dict[str, Any]:
+    optimizers = trainer.optimizers
+    schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
+    named = {str(place): one for place, one in enumerate(optimizers)}
+    return {
+        "model": module,
+        "config": config if config is not None else dict(module.hparams) or None,
+        "scheduler": schedulers[0] if len(schedulers) == 1 else None,
+        **({"optimizers": named} if len(optimizers) > 1 else {"optimizer": optimizers[0]}),
+    }
+
+
+def _more_state(trainer: Trainer) -> dict[str, Any]:
+    schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
+    several = len(schedulers) > 1  # a single one is in the context
+    named = {f"lr_scheduler_{place}": one for place, one in enumerate(schedulers) if several}
+    precision = trainer.precision_plugin
+    return {**named, **({"precision": precision} if precision.state_dict() else {})}
+
+
+def _take_off(strategy: Any, step: Any) -> None:
+    if vars(strategy).get("training_step") is step:
+        del strategy.training_step
+
+
+def _is_at_end(trainer: Trainer) -> bool:
+    loop = trainer.fit_loop.epoch_loop
+    return loop.batch_progress.is_last_batch or loop.batch_idx + 1 >= trainer.num_training_batches

@@ -1,0 +1,17 @@
+"""`keras_digits.py`: portable handlers stop it, save it and file its curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .digits_example import ended_as_it_should
+from .running import run_example
+
+pytest.importorskip("keras")
+
+
+def test_handlers_that_never_saw_keras_work_there(tmp_path: Path) -> None:
+    said = run_example("keras_digits", "--run-dir", tmp_path)
+    ended_as_it_should(said, tmp_path)
