@@ -36,6 +36,7 @@ class Registry:
         self._sequence = itertools.count(1)
         self._signals: dict[str, EventSignal[...]] = {}
         self._subscriptions: dict[Subscription, None] = {}  # in the order they were made
+        self._by_definition: dict[Any, dict[Subscription, None]] = {}
 
     # -- signals
 
@@ -117,6 +118,7 @@ class Registry:
             for receiver in [Receiver(subscription, each) for each in dict.fromkeys(covered)]:
                 receiver.plug()
             self._subscriptions[subscription] = None
+            self._note_definition(subscription)
             if subscription.worker is not None:
                 subscription.worker.join()
                 self.keep_worker(subscription.worker)
@@ -142,6 +144,7 @@ class Registry:
         with self._lock:
             if subscription in self._subscriptions:
                 del self._subscriptions[subscription]
+                self._forget_definition(subscription)
                 for receiver in subscription.receivers.values():
                     receiver.signal.disconnect(receiver)
                 if subscription.worker is not None:
@@ -161,18 +164,25 @@ class Registry:
 
     def replace_redefined(self, handler: Any) -> list[str]:
         """Detach what a function was before it was defined again; return the names."""
-        key = redefinition_key(handler)
-        if key is None:
-            return []
-        old = [
-            s
-            for s in self.subscriptions
-            if s.handler is not handler and redefinition_key(s.handler) == key
-        ]
+        with self._lock:
+            held = tuple(self._by_definition.get(redefinition_key(handler), ()))
+        old = [one for one in held if one.handler is not handler]
         for subscription in old:
             subscription.detach()
             self.forget(subscription.handler)
         return [label_of(subscription.handler) for subscription in old]
+
+    def _note_definition(self, subscription: Subscription) -> None:
+        key = redefinition_key(subscription.handler)
+        if key is not None and not subscription.options.everywhere:
+            self._by_definition.setdefault(key, {})[subscription] = None
+
+    def _forget_definition(self, subscription: Subscription) -> None:
+        key = redefinition_key(subscription.handler)
+        held = self._by_definition.get(key, {})
+        held.pop(subscription, None)
+        if not held:
+            self._by_definition.pop(key, None)
 
     # -- attached things
 
