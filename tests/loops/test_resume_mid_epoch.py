@@ -178,7 +178,12 @@ def assert_equal(whole: dict[str, Any], resumed: dict[str, Any]) -> None:
         assert same(part, resumed[name]), name
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.slow] if "workers" in kind else []) for kind in LOADERS
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     make = LOADERS[kind]
     whole = lives(tmp_path / "whole", make, []).results()
@@ -195,6 +200,7 @@ def test_a_run_resumes_at_every_step(kind: str, tmp_path: Path) -> None:
         assert_equal(whole, lives(tmp_path / str(step), make, [step]).results())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
