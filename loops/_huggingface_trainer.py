@@ -111,6 +111,7 @@ class Guest(TrainerCallback):
     def _let_go(self) -> None:
         """The run is about to be closed."""
         atexit.unregister(self._fail_at_exit)
+        self._trainer = None  # nor its model, however long this is kept
 
 
 def within_run(method: Callable[P, None]) -> Callable[P, None]:

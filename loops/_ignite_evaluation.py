@@ -51,7 +51,9 @@ class Evaluation:
         if not _is_pair(output):
             return {}
         named = {"outputs": output[0], "targets": output[1]}
-        return named if self._loss_fn is None else {**named, "loss": self._loss_fn(*output)}
+        if self._loss_fn is None or not self._relay.is_heard("validation_batch_finished"):
+            return named
+        return {**named, "loss": self._loss_fn(*output)}
 
     def finish(self, evaluator: Engine) -> None:
         """Take the metrics that it has computed."""

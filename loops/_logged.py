@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from eventbus.loops._metrics import scalars
 from eventbus.loops._report import FIELDS
 
@@ -31,14 +33,37 @@ class Logged:
 
     def fresh(self, trainer: Trainer) -> dict[str, Any]:
         """Return them by key; of `acc`, `acc_step` and `acc_epoch`, which are one value, `acc`."""
-        seen, self._seen = self._seen, dict(trainer.callback_metrics)
+        return self._new_among(trainer.callback_metrics)
+
+    def fresh_in_step(self, trainer: Trainer) -> dict[str, Any]:
+        """Return those of the training step under way, likewise.
+
+        Not by `trainer.callback_metrics`, which reads each value for the progress bar anew: that
+        would wait for the device at each step.
+        """
+        results = trainer._results
+        return {} if results is None else self._new_among(_values_in_step(results))
+
+    def _new_among(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        seen, self._seen = self._seen, {**self._seen, **values}
         new = {
             key: value
-            for key, value in self._seen.items()
+            for key, value in values.items()
             if key not in seen or value.data_ptr() != seen[key].data_ptr()
         }
         forks = {f"{key}{ending}" for key in new for ending in ("_step", "_epoch")}
         return scalars({key: new[key] for key in new if key not in forks and key not in FIELDS})
+
+
+def _values_in_step(results: Any) -> dict[str, Tensor]:
+    """Return the values that a step has logged, under their name and that with `_step`."""
+    values: dict[str, Tensor] = {}
+    for _, metric in results.valid_items():
+        value = results._get_cache(metric, on_step=True)
+        if isinstance(value, torch.Tensor):
+            for name in results._forked_name(metric, on_step=True):
+                values[name] = value
+    return values
 
 
 def without_prefix(logged: Mapping[str, Any]) -> dict[str, Any]:

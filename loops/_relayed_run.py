@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import RestoredState
+from eventbus import EventBus, RestoredState
 from eventbus.loops._counts import Counts
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._state import named_parts
 
 if TYPE_CHECKING:
-    from eventbus import EventBus, Stop
+    from eventbus import Stop
     from eventbus.loops._spans import Spans
 
 __all__ = ["RelayedRun"]
@@ -49,6 +49,8 @@ class RelayedRun:
         name: str | None = None,
         cannot: Mapping[str, str] | None = None,
     ) -> None:
+        if not isinstance(bus, EventBus):
+            raise TypeError(f"the loop of {framework} takes an EventBus; got {bus!r}")
         self.bus = bus
         self.framework = framework
         self.is_open = False
@@ -91,9 +93,9 @@ class RelayedRun:
         several = {key: context.get(key) for key in ("models", "optimizers")}
         self._epochs: int | None = None
         self._run = RunSpan(self.bus, self._name, context, Counts())
-        self.is_open = True
         self._warn_of_limits()
         self._span.open(named_parts({**one, **(stand_ins or {})}, several, state))
+        self.is_open = True  # what fails in its opening has closed it again
         self.resume(carried, resumed_from)
         if resumed_from is not None and not within_epoch:
             self._spans.forget_position(as_done=True)
@@ -239,6 +241,10 @@ class RelayedRun:
             waiting = [one.label for one in self.bus.subscriptions if one.asked_for(signal)]
             if waiting:
                 self.say(f"{', '.join(waiting)}: no {signal} from {self.framework}: {why}")
+
+    def is_heard(self, signal: str) -> bool:
+        """Tell whether anybody is subscribed to a signal: else its fields need no work."""
+        return bool(self.bus.signal(signal).receivers)
 
     def say(self, message: str) -> None:
         """Warn, once for each message."""

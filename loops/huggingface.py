@@ -17,6 +17,7 @@ from eventbus.loops._relay import Relay
 try:
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
+    from eventbus.loops._huggingface_order import shift_epochs
     from eventbus.loops._huggingface_trainer import (
         Guest,
         bare,
@@ -99,6 +100,7 @@ class Emitter(Guest):
         work = {name: getattr(self._work, name) for name in Work.METHODS}
         super().__init__(relay, {**work, "evaluate": self._evaluate})
         self._hook: RemovableHandle | None = None
+        self._unshift: Callable[[], None] = _nothing
         self._behind = 0  # batches of the first epoch that an earlier life has used up
         self._drops = False  # the gradients of this step
         self._ending: bool | None = None  # the epoch is over, complete or not, once evaluated
@@ -149,6 +151,8 @@ class Emitter(Guest):
         )
         if path is not None and carried is None:
             self._relay.go_on_from(epoch=epochs, step=state.global_step)
+        if path is None and self._relay.epoch:
+            self._unshift = shift_epochs(loader, self._relay.epoch)
 
     @within_run
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -160,6 +164,8 @@ class Emitter(Guest):
     def _let_go(self) -> None:
         super()._let_go()
         self._work.forget()
+        self._unshift()
+        self._unshift = _nothing
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -267,3 +273,7 @@ class Emitter(Guest):
         callbacks = self._trainer.callback_handler.callbacks
         number = [one for one in callbacks if isinstance(one, Emitter)].index(self)
         return f"eventbus-{number + 1}.pt" if number else "eventbus.pt"
+
+
+def _nothing() -> None:
+    """There is nothing to undo."""

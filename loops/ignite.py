@@ -90,6 +90,8 @@ def attach(
     >>> _ = trainer.run([1.0, 3.0], max_epochs=1)
     1 2 1.0
     """
+    evaluators = validation if isinstance(validation, Mapping) else {"val": validation}
+    _check(trainer, evaluators, loss_fn)
     relay = Relay(bus, "Ignite", name=name, cannot=CANNOT)
     context = {
         "model": model,
@@ -101,11 +103,22 @@ def attach(
         "state": state,
     }
     emitter = Emitter(relay, trainer, context, report or read_output, loss_fn)
-    evaluators = validation if isinstance(validation, Mapping) else {"val": validation}
     for label, evaluator in evaluators.items():
         if evaluator is not None:
             emitter.validate_by(label, evaluator)
     return emitter
+
+
+def _check(trainer: Any, evaluators: Mapping[str, Any], loss_fn: Any) -> None:
+    if not isinstance(trainer, Engine):
+        raise TypeError(f"ignite.attach(trainer, bus): the trainer is an Engine; got {trainer!r}")
+    for evaluator in evaluators.values():
+        if evaluator is not None and not isinstance(evaluator, Engine):
+            raise TypeError(f"validation= takes the evaluator, an Engine; got {evaluator!r}")
+    if loss_fn is not None and not isinstance(loss_fn, nn.Module):
+        raise TypeError(
+            f"loss_fn= takes the criterion as a module, nn.CrossEntropyLoss(); got {loss_fn!r}"
+        )
 
 
 class Emitter:

@@ -316,7 +316,7 @@ class Emitter(Callback):
     ) -> None:
         """End the micro-batch, with what the module returned and logged."""
         self._is_left = False
-        values = {**self._logged.fresh(trainer), **read_output(outputs)}
+        values = {**self._logged.fresh_in_step(trainer), **read_output(outputs)}
         if self._loss is not None and len(trainer.optimizers) == 1:
             values["loss"] = self._loss  # as it was before the accumulation
         self._relay.record(**values)

@@ -126,6 +126,18 @@ def test_importing_eventbus_loads_nothing_but_blinker_and_the_standard_library()
     assert [name for name in loaded if name.startswith(outer)] == []
 
 
+def test_importing_eventbus_leaves_out_what_most_runs_do_not_need() -> None:
+    complaint = run_python("""
+        import sys
+        import eventbus
+        late = ("dataclasses", "difflib", "logging", "eventbus.compiled", "eventbus.source")
+        found = [name for name in late if name in sys.modules]
+        if found:
+            print("loaded at once:", *found)
+    """)
+    assert complaint == ""
+
+
 def test_importing_eventbus_installs_nothing() -> None:
     theirs = ("blinker", "concurrent.futures.thread", "logging.handlers", "random", "tempfile")
     others = {f"import {name}" for name in theirs}

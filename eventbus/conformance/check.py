@@ -160,6 +160,9 @@ def _try(trial: Trial, train: Train, plain: Watch) -> None:
     watch, bus = Watch(plain.report, plain.limits, given=str(trial)), EventBus()
     cue = trial.attach(bus)
     error = _outcome(train, watch, bus)
+    if cue.run_id is None and error is None:
+        plain.report.note(f"{trial} was not tried: no handler without sender= hears of that")
+        return
     if trial.needs == "run_failed":
         if not _is_planned(error):
             _tell_after(watch, "a handler's exception did not come out of the loop")

@@ -180,3 +180,18 @@ def test_any_loop_heeds_each_answer_and_tells_of_failures(loop: str) -> None:
     report = check_loop(lambda bus: train(bus, Task()), cannot=cannot(loop))
     assert report.emissions > 100
     assert [str(one) for one in report.violations] == []
+
+
+@pytest.mark.parametrize("loop", ["fit", *LOOPS])
+def test_a_handler_that_fails_as_the_run_opens_closes_it_once(loop: str) -> None:
+    train, bus = train_by(loop), EventBus()
+    events = observed(bus)
+
+    @bus.on("run_opened")
+    def fail(event: Any) -> None:
+        raise ValueError("no checkpoint to go on from")
+
+    with pytest.raises(ValueError, match="no checkpoint") as raised:
+        train(bus, Task())
+    assert [name for name, _ in events] == ["run_opened", "run_failed", "run_closed"]
+    assert not [note for note in getattr(raised.value, "__notes__", []) if "closing" in note]

@@ -311,3 +311,17 @@ def test_a_check_reads_no_metric_of_a_step_from_its_device() -> None:
         for _ in run.batches(BATCHES):
             run.report(loss=value)
     report.raise_if_any()
+
+
+def test_steps_of_inner_runs_alone_are_no_place_for_a_trial() -> None:
+    def folds(bus: EventBus) -> None:
+        with Run(bus, model=1, optimizer=1) as outer:
+            for fold in outer.epochs(2):
+                with Run(bus, name=f"fold {fold}", model=1, optimizer=1) as run:
+                    for _ in run.epochs(2):
+                        for _ in run.batches([[1], [2], [3]]):
+                            run.report(loss=1.0)
+
+    report = check_loop(folds)
+    assert [str(one) for one in report.violations] == []
+    assert any("no handler without sender= hears of that" in note for note in report.notes)

@@ -715,10 +715,12 @@ def test_the_best_model_is_loaded_before_the_run_is_over_and_its_checkpoint_is_k
         torch.testing.assert_close(now, then)
 
 
+@pytest.mark.parametrize("order", ["sequential", "random"])
 def test_our_checkpoint_brings_a_trainer_back_to_the_end_of_all_its_epochs(
-    bus: EventBus, tmp_path: Path
+    bus: EventBus, tmp_path: Path, order: str
 ) -> None:
     changes: dict[str, Any] = {"num_train_epochs": 3, "optim": "adamw_torch"}
+    changes["train_sampling_strategy"] = order
     straight = Parts(EventBus(), tmp_path, **changes)
     straight.train()
     first = EventBus()

@@ -336,6 +336,42 @@ def test_without_an_optimizer_ignite_says_what_is_missing(
     assert "without optimizer= no backward_finished" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"validation": nn.Linear(1, 1)}, "validation= takes the evaluator, an Engine"),
+        ({"loss_fn": nn.functional.mse_loss}, "loss_fn= takes the criterion as a module"),
+    ],
+)
+def test_a_wrong_argument_is_refused_at_once(bus: EventBus, wrong: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        Parts(bus, **wrong)
+
+
+def test_a_trainer_and_a_bus_are_not_taken_for_each_other(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: batch)
+    with pytest.raises(TypeError, match="the trainer is an Engine"):
+        ignite.attach(bus, trainer)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(TypeError, match="takes an EventBus; got None"):
+        ignite.attach(trainer, None)  # type: ignore[arg-type]  # likewise
+
+
+def test_the_criterion_is_not_called_for_nobody(bus: EventBus) -> None:
+    calls = []
+    parts = Parts(bus)
+    criterion = nn.CrossEntropyLoss()
+    criterion.register_forward_hook(lambda *_: calls.append(1))
+    Parts(bus, loss_fn=criterion)
+    parts.emitter.detach()
+    evaluator = create_supervised_evaluator(parts.model)
+    ignite.attach(parts.trainer, bus, model=parts.model, validation=evaluator, loss_fn=criterion)
+    parts.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda: evaluator.run(parts.task.validation_loader)
+    )
+    parts.run()
+    assert calls == []
+
+
 def test_a_missing_ignite_is_one_clear_line() -> None:
     code = "import sys; sys.modules['ignite'] = None; import eventbus.loops.ignite"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

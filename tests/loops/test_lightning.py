@@ -111,6 +111,33 @@ def steps_of(recording: Any) -> list[tuple[int, int]]:
     return [(one["epoch"], one["step"]) for one in recording.of("batch_finished")]
 
 
+def test_nobody_reads_what_a_module_logs_for_the_progress_bar(
+    bus: EventBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Logging(Module):
+        def training_step(self, batch: list[Tensor], *_: Any) -> Tensor:
+            loss = self.loss(batch)
+            self.log("train_loss", loss, prog_bar=True)
+            return loss
+
+    read: list[int] = []
+    item = Tensor.item
+
+    def counted(tensor: Tensor) -> Any:
+        read.append(1)
+        return item(tensor)
+
+    monkeypatch.setattr(Tensor, "item", counted)
+    plain = trainer(bus, Task(), tmp_path, callbacks=[])
+    plain.fit(Logging(Task()), Task().train_loader, Task().validation_loader)
+    without, read[:] = len(read), []
+    with capture(bus, "batch_finished") as recording:
+        fitting = Fitting(bus, tmp_path, module=Logging(Task()))
+        fitting.fit()
+    assert len(read) - without <= Task().epochs  # at the end of each, and not at its steps
+    assert "train_loss" in recording.of("batch_finished")[0]["metrics"]
+
+
 # -- failures and ends
 
 
