@@ -40,7 +40,7 @@ class ProgressBar:
                         `epoch_finished`, `loader_opened`, `batch_loaded`, `batch_finished`,
                         `validation_*`
     values produced     none
-    cost                a step: one look at the clock, some hundred nanoseconds. A redraw, ten
+    cost                a step: one look at the clock, some hundred nanoseconds. A redraw, four
                         times a second at most: about a millisecond, and reading the metrics, one
                         transfer from the device that waits for it
     state               none
@@ -76,7 +76,7 @@ class ProgressBar:
         self,
         *,
         console: Console | None = None,
-        refreshes_per_s: float = 10.0,
+        refreshes_per_s: float = 4.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         require("rich.live", extra="progress", wanted_by="ProgressBar")
