@@ -54,7 +54,11 @@ class Epochs(Iterator[int]):
 
     def _begin(self) -> bool:
         spans = self._spans
-        if spans.counts.epochs_done >= self._epochs or spans.pending().stop:
+        if spans.counts.epochs_done >= self._epochs:
+            return False
+        if spans.ranks is not None:
+            spans.ranks.before_epoch()
+        if spans.pending().stop:
             return False
         spans.open_epoch(self)
         if not spans.pending().stop:
@@ -151,6 +155,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
         )
         tell_samplers(loader, epoch if spans.epoch is not None else 0)
         self._reader = spans.place.open(loader)
+        if spans.ranks is not None:
+            spans.ranks.open_data(self._reader, self.accumulate)
 
     def _is_cut(self) -> bool:
         # Within accumulated micro-batches the next one becomes the boundary instead, so that
@@ -172,6 +178,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def _read(self) -> Any:
         assert self._reader is not None
         batch = self._reader.next()
+        if self._spans.ranks is not None:
+            batch = self._spans.ranks.read(batch)
         if batch is END:
             self._end(done=True)
         return batch
@@ -263,11 +271,11 @@ class Validation(Iterator[T], Generic[T]):
 
 def _announce(spans: Spans, span: BatchSpan) -> bool:
     """Tell that a step begins, unless an answer is against it; say whether its body may run."""
-    emitter = spans.emitter
-    if not emitter.pending.quiet and _is_refused(spans, span):
+    emitter, heeded = spans.emitter, spans.heeded
+    if not heeded.quiet and _is_refused(spans, span):
         return False
     emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
-    return emitter.pending.quiet or not _is_refused(spans, span)
+    return heeded.quiet or not _is_refused(spans, span)
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:

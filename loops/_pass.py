@@ -41,6 +41,8 @@ class Pass:
 
     def _end(self, done: bool) -> None:
         self._is_over = True
+        if self._spans.ranks is not None:
+            self._spans.ranks.settle()
         epoch = self._spans.epoch
         if epoch is not None:
             epoch.open_passes = [one for one in epoch.open_passes if one() is not self]

@@ -20,8 +20,11 @@ from eventbus.loops._validation import ValidationSpan
 
 if TYPE_CHECKING:
     from eventbus import Answers, Emitter, Stop, StopEpoch
+    from eventbus.loops._agreement import Agreement
     from eventbus.loops._counts import Counts
     from eventbus.loops._pass import Pass
+    from eventbus.loops._ranks import Ranks
+    from eventbus.pending import Pending
 
 __all__ = ["Spans"]
 
@@ -32,6 +35,11 @@ class Spans:
     Attributes
     ----------
     emitter : Emitter
+    heeded : Pending or Agreement
+        The answers that are heeded: those pending in this process, or those that all ranks have
+        agreed on.
+    ranks : Ranks or None
+        What the ranks meet at; None in a process that goes alone.
     counts : Counts
     last : dict
         The last value of each metric.
@@ -53,6 +61,8 @@ class Spans:
 
     def __init__(self, emitter: Emitter, counts: Counts) -> None:
         self.emitter = emitter
+        self.heeded: Pending | Agreement = emitter.pending
+        self.ranks: Ranks | None = None
         self.counts = counts
         self.last: dict[str, Any] = {}
         self.place = Place()
@@ -74,18 +84,18 @@ class Spans:
 
     def pending(self) -> Answers:
         """Return the answers that are pending: what every safe point asks."""
-        return self.emitter.answers
+        return self.heeded.answers
 
     def cut(self) -> Stop | StopEpoch | None:
         """Return what ends the loop over batches or steps now; without epochs, only a `Stop`."""
-        if self.emitter.pending.quiet:  # nearly always, and several times a step
+        if self.heeded.quiet:  # nearly always, and several times a step
             return None
         pending = self.pending()
         return pending.stop or (pending.stop_epoch if self.epoch is not None else None)
 
     def skips(self) -> bool:
         """Tell whether this batch is to be left out."""
-        return not self.emitter.pending.quiet and self.pending().skip is not None
+        return not self.heeded.quiet and self.pending().skip is not None
 
     def start(self, epochs: int | None = None, steps: int | None = None) -> None:
         """Emit `run_started`, once: at the first use, when it is known how long the run will be."""
@@ -225,6 +235,8 @@ class Spans:
                 self.batch.leave()
             else:
                 self.batch.close(Ending.LEFT)
+        if self.ranks is not None and self.batch is None:
+            self.ranks.before_step()
 
     def end_body_of_epochs(self, owner: object) -> None:
         """The loop over epochs asks for its next: end the body of its last one."""
