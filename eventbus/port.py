@@ -17,6 +17,7 @@ from eventbus.frames import surrounding
 if TYPE_CHECKING:
     from types import FrameType
 
+    from eventbus.compiled import ByName
     from eventbus.emitter import Emitter
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
@@ -58,19 +59,24 @@ class Port(Generic[P]):
         self._runs = 0
         self.settled = False
         self._put(None)
+        for key in self._keys():
+            self.emitter.settled.pop(key, None)
 
-    def settle(self, emit: Callable[P, Answers]) -> None:
-        """Use a function that was made for the handlers of the moment."""
+    def settle(self, emit: Callable[P, Answers], by_name: ByName) -> None:
+        """Use functions that were made for the handlers of the moment."""
         self._put(emit)
+        self.settle_by_name(by_name)
         self.settled = True
+
+    def settle_by_name(self, by_name: ByName) -> None:
+        """Use this one where the signal is given by name, with its fields in a dict."""
+        self.emitter.settled.update(dict.fromkeys(self._keys(), by_name))
+
+    def _keys(self) -> tuple[Any, ...]:
+        return self.signal.name, self.signal.declaration, self.signal
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
         shadow(self, emit)
-        for key in (self.signal.name, self.signal.declaration, self.signal):
-            if emit is None:
-                self.emitter.settled.pop(key, None)
-            else:
-                self.emitter.settled[key] = emit
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return whose emission it is, inside of `outer`."""
@@ -79,8 +85,21 @@ class Port(Generic[P]):
     def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit the fields, given by name; return all pending answers."""
         assert not args, "fields are given by name"
+        settled: Callable[..., Answers] | None = vars(self).get("emit")
+        if settled is not None:  # `emit = port.emit` was kept from before
+            return settled(**fields)
         self.signal.refuse_context(fields)
         return self.interpret(fields, sys._getframe(1))
+
+    def emit_settled(self, fields: dict[str, Any]) -> Answers | None:
+        """Emit by the compiled function; None where that does not take these fields."""
+        emit: Callable[..., Answers] | None = vars(self).get("emit")
+        try:
+            return emit(**fields) if emit is not None else None
+        except TypeError as error:  # context, or a slip
+            if not _is_of_the_call(error):
+                raise
+        return None
 
     def slow(self, fields: dict[str, Any]) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
@@ -90,9 +109,10 @@ class Port(Generic[P]):
     def interpret(self, fields: dict[str, Any], start: FrameType | None) -> Answers:
         """Emit by interpreting, from the code in frame `start`."""
         outer = surrounding(self.emitter.bus, start)
+        shape = tuple(fields)  # as they were sent: a nested emission is filled in
         answers = dispatch.emit(self.signal, self.origin(outer), fields, outer)
         if not self.settled:
-            self._warm_up()
+            self._warm_up(shape)
         return answers
 
     def transform(self, value: Any, /, **fields: Any) -> Any:
@@ -116,7 +136,7 @@ class Port(Generic[P]):
             and not signal.has_context(fields)
         )
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, shape: tuple[str, ...]) -> None:
         plan = self.signal.plan(self.emitter)
         if plan is not self._plan:
             self._plan, self._runs = plan, 0
@@ -125,12 +145,19 @@ class Port(Generic[P]):
             from eventbus import compiled  # late: importing eventbus stays quick
 
             if compiled.can_compile(self, plan):
-                self.signal.install(self, plan, compiled.compile_emit(self, plan))
+                emit = compiled.compile_emit(self, plan)
+                by_name = compiled.by_name_when_asked(self, plan, shape)
+                self.signal.install(self, plan, emit, by_name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_port
 
         return inert_port, (self.emitter.sender, self.signal.name)
+
+
+def _is_of_the_call(error: TypeError) -> bool:
+    """Tell whether arguments did not fit the compiled function itself, nothing that it called."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 class RootPort(Port[P]):
