@@ -144,8 +144,9 @@ class Exchange:
             ranks[place.rstrip(b"\0").decode(errors="replace")].append(str(rank))
         where = "; ".join(f"rank {', '.join(each)} at {place}" for place, each in ranks.items())
         raise RanksError(
-            f"the ranks are not at the same place: {where}. All have to take as many steps, and "
-            "to save on the same signals; a Run of one rank alone says ranks='alone'"
+            f"the ranks are not at the same place: {where}. All take as many steps, and what saves "
+            "(Checkpoint) is attached on all, with the same on= and when=; a Run that one rank "
+            "alone opens says ranks='alone'"
         )
 
     # -- the end

@@ -230,8 +230,8 @@ class Ranks:
 
     def fail(self, error: BaseException, described: str) -> None:
         """Note for the others that this rank has failed, and for this one what others have."""
-        before = self.exchange.failure()
-        if before is not None and before not in described:
+        before = None if isinstance(error, RanksError) else self.exchange.failure()
+        if before is not None:
             error.add_note(f"before that, {before}")
         self.exchange.leave_note(described)
 
