@@ -13,7 +13,8 @@ from typing import Any
 from weakref import ref
 
 from eventbus.loops._loader import Reader
-from eventbus.loops._opening import Start, carry_on, keeps_its_place, opened
+from eventbus.loops._manner import manner_of
+from eventbus.loops._opening import Start, carry_on, check_manner, keeps_its_place, opened
 
 __all__ = ["Place"]
 
@@ -35,6 +36,7 @@ class Place:
     def __init__(self) -> None:
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
+        self._manner: Mapping[str, int] = {}  # of the last loader
         self.begin()
 
     def begin(self) -> None:
@@ -59,6 +61,8 @@ class Place:
         """Begin a pass over `loader`, or go on with the one that was under way."""
         start, self._start = self._start, None
         carried, self._carried, self._ended = self._carried, None, None
+        check_manner(loader, start, carried, self._manner)
+        self._manner = manner_of(loader)
         if start is None and carried is not None:
             carry_on(loader, carried)
         reader, self._opening = opened(loader, start)
@@ -136,6 +140,8 @@ class Place:
             and reader.is_at_its_end()
         )
         state: dict[str, Any] = {"batch_index": self.batch_index, "done": done, "used": used}
+        if self._manner:
+            state["manner"] = dict(self._manner)
         carried = self._carried if self._ended is None else self._ended.state_dict()
         if carried is not None:
             state["carried"] = carried
@@ -154,6 +160,7 @@ class Place:
         self.begin()
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
+        self._manner = state.get("manner", {})
         self._behind = list(state.get("done", ()))
         used = state.get("used", self.batch_index)
         if used or "opening" in state:
