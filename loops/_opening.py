@@ -11,9 +11,10 @@ from torch.utils.data import BatchSampler
 
 from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._loader import END, Reader
+from eventbus.loops._manner import refuse_other_manner, warn_of_other_manner
 from eventbus.loops.resumable_sampler import ResumableSampler
 
-__all__ = ["Start", "carry_on", "keeps_its_place", "opened"]
+__all__ = ["Start", "carry_on", "check_manner", "keeps_its_place", "opened"]
 
 log = logging.getLogger("eventbus.loops")
 
@@ -49,6 +50,23 @@ def keeps_its_place(loader: Any) -> bool:
     """
     has_state = callable(getattr(loader, "load_state_dict", None))
     return has_state and getattr(loader, "use_stateful_dataloader", True)
+
+
+def check_manner(
+    loader: Any, start: Start | None, carried: Mapping[str, Any] | None, before: Mapping[str, int]
+) -> None:
+    """Refuse, or warn of, a loader that is not read in the manner of the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        It is to take a state that only a loader of that manner can.
+    """
+    state = carried if start is None else start.loader
+    if state is not None and keeps_its_place(loader):
+        refuse_other_manner(loader, before)
+    elif start is not None and start.used:
+        warn_of_other_manner(loader, before)
 
 
 def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str, Any]]:

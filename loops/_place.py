@@ -13,7 +13,8 @@ from typing import Any
 from weakref import ref
 
 from eventbus.loops._loader import Reader
-from eventbus.loops._opening import Start, carry_on, keeps_its_place, opened
+from eventbus.loops._manner import manner_of
+from eventbus.loops._opening import Start, carry_on, check_manner, keeps_its_place, opened
 
 __all__ = ["Place"]
 
@@ -30,11 +31,15 @@ class Place:
     ----------
     batch_index : int
         Micro-batches of the epoch, in all passes, that finished steps have used up.
+    undone : list of str
+        Names of the validations in the body of a finished step that have not been done: a resumed
+        run goes on after that step, and never comes back to them.
     """
 
     def __init__(self) -> None:
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
+        self._manner: Mapping[str, int] = {}  # of the last loader
         self.begin()
 
     def begin(self) -> None:
@@ -43,6 +48,8 @@ class Place:
         self._behind: list[str] = []  # done in an earlier life, and not yet passed over
         self._done: list[str] = []
         self._done_in_step: list[str] = []
+        self.undone: list[str] = []
+        self._undone_in_step: list[str] = []
         self._start: Start | None = None
         self._close()
 
@@ -59,6 +66,8 @@ class Place:
         """Begin a pass over `loader`, or go on with the one that was under way."""
         start, self._start = self._start, None
         carried, self._carried, self._ended = self._carried, None, None
+        check_manner(loader, start, carried, self._manner)
+        self._manner = manner_of(loader)
         if start is None and carried is not None:
             carry_on(loader, carried)
         reader, self._opening = opened(loader, start)
@@ -82,8 +91,10 @@ class Place:
         self.batch_index = batch_index
         self._used = self._read
         self._done_in_step = []
-        if self._is_open:
-            self._behind = []  # what was done within this step, and did not come again
+        if self._undone_in_step:
+            self.undone += self._undone_in_step
+            self._undone_in_step = []
+        self._behind = []  # what was done within this step, and did not come again
 
     def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
         """The pass is over: its data has ended, or the loop was left."""
@@ -92,6 +103,16 @@ class Place:
         if self._is_open and at_end and self._done.count(BATCHES) <= 1:
             self._ended = self._loader
         self._close()
+
+    def note_due(self, name: str, in_step: bool) -> None:
+        """A validation in the body of a step begins; it is undone until `settle`."""
+        (self._undone_in_step if in_step else self.undone).append(name)
+
+    def settle(self, name: str) -> None:
+        """A validation is done."""
+        for undone in (self._undone_in_step, self.undone):
+            if name in undone:
+                undone.remove(name)
 
     def note_validation(self, name: str, in_step: bool) -> None:
         """A validation is done that a resumed run would come to again."""
@@ -105,7 +126,10 @@ class Place:
 
     def passes_over_validation(self, name: str) -> bool:
         """Tell whether the next validation was done before the checkpoint."""
-        return self._passes_over(f"validation {name}")
+        is_behind = self._passes_over(f"validation {name}")
+        if is_behind:
+            self.settle(name)
+        return is_behind
 
     def _passes_over(self, what: str) -> bool:
         if not self._behind or (what == BATCHES and self._behind[0] != BATCHES):
@@ -136,9 +160,13 @@ class Place:
             and reader.is_at_its_end()
         )
         state: dict[str, Any] = {"batch_index": self.batch_index, "done": done, "used": used}
+        if self._manner:
+            state["manner"] = dict(self._manner)
         carried = self._carried if self._ended is None else self._ended.state_dict()
         if carried is not None:
             state["carried"] = carried
+        if self.undone:
+            state["undone"] = list(self.undone)
         if self._start is not None:
             return {**state, **self._start.state()}  # restored, and not come to yet
         if has_used_all:
@@ -149,12 +177,21 @@ class Place:
             state["loader"] = self._loader.state_dict()
         return state
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Be where `state` was taken."""
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """Be where `state` was taken, after `step`; tell once of what is not come back to."""
         self.begin()
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
+        self._manner = state.get("manner", {})
         self._behind = list(state.get("done", ()))
         used = state.get("used", self.batch_index)
         if used or "opening" in state:
             self._start = Start(used, state.get("opening"), state.get("loader"))
+        if undone := state.get("undone"):
+            log.warning(
+                "the checkpoint was saved within the body of step %d, before validation %s in it "
+                "was done; a resumed run goes on after that step and leaves it out (validate at "
+                "the top of the body, or save on 'validation_done': see Run.validate)",
+                step,
+                " and ".join(map(repr, undone)),
+            )

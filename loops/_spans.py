@@ -140,6 +140,8 @@ class Spans:
         self.start()
         self.close_left()
         self._close_validation("run.validation()")
+        if self.batch is not None or self._is_in_body:
+            self.place.note_due(name, in_step=self.batch is not None)
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
@@ -151,6 +153,12 @@ class Spans:
             self.note_undone()
         span.start()
         return span
+
+    @property
+    def _is_in_body(self) -> bool:
+        """True in the body of a loop over batches or steps, also once its step is finished."""
+        passing = self.passing()
+        return passing is not None and passing.is_under_way
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported, for the innermost open span."""
@@ -180,8 +188,9 @@ class Spans:
         position = {"epoch": self.counts.under_way, **self.place.state()}
         if epoch is not None:
             position["so_far"] = epoch.state()
-        elif self._position:
-            position = {**self._position, **position, "epoch": self._position["epoch"]}
+        else:  # restored, and its epoch not come to yet; the place itself may have moved on
+            kept = ("epoch", "so_far")
+            position |= {key: self._position[key] for key in kept if key in self._position}
         last = {key: settled(value) for key, value in self.last.items()}
         return {**self.counts.state(), "last": last, "position": position}
 
@@ -191,7 +200,7 @@ class Spans:
         self.last.update(state.get("last", {}))
         self._position = state.get("position", {})
         if self._position:
-            self.place.restore(self._position)
+            self.place.restore(self._position, self.counts.steps_done)
 
     @property
     def resumes_in_epoch(self) -> bool:

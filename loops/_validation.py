@@ -122,10 +122,12 @@ class ValidationSpan:
         spans.counts.rounds[self.name] = self.round
         values = self._values()
         spans.last.update(values)
+        spans.place.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
-            if spans.batch is not None or not spans.epoch.open_passes:
-                spans.place.note_validation(self.name, in_step=spans.batch is not None)
+        is_between = spans.epoch is not None and not spans.epoch.open_passes
+        if spans.batch is not None or is_between:
+            spans.place.note_validation(self.name, in_step=spans.batch is not None)
         self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:

@@ -151,6 +151,14 @@ class Run:
         is "val" unless given. After `break` the validation is done with what was reported.
         In the body of a step: a step that was reported is finished first, one that was not stays
         open around the validation. Inside `with run.validation()` it is a part of that one.
+
+        Notes
+        -----
+        Resumed, a body is not entered in its middle. A validation at the top of the body of a
+        step is resumed exactly, if `if run.stop: break` follows it; one after the report if
+        checkpoints are saved on `validation_done`, one between the optimizer's step and the report
+        if on `batch_finished`, and not the other way round. What a `Stop` has cut there, or a
+        checkpoint on `batch_finished` has missed, a resumed run leaves out, with a warning.
         """
         return Validation(self._spans, loader, name)
 
