@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_on_rank_0_is_an_error_on_every_rank(
     ("plan", "places"),
     [
         ({"saves": "epoch_finished", "savers": (0,)}, ["rank 0 at a checkpoint", "the begin of"]),
-        ({"inner": (0,)}, ["rank 0 at the opening, afresh (run 'inner'", "rank 1 at the end of"]),
+        ({"inner": (0,)}, ["(run 'inner', step 0)", "rank 1 at the end of"]),
         ({"batches": (4, 3)}, ["rank 0 has 4, rank 1 has 3"]),
     ],
     ids=["saves alone", "opens alone", "has fewer batches"],
