@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,48 @@ def test_a_rank_that_does_what_the_other_does_not_is_an_error_that_names_both_pl
     for report in trained.reports:
         assert report.error.startswith("RanksError: the ")
         assert all(place in report.error for place in places), report.error
+
+
+@pytest.mark.slow  # for as long as the group's timeout
+def test_a_rank_that_hangs_is_named_after_the_timeout_of_the_group(
+    ranks: Barracks, tmp_path: Path
+) -> None:
+    deeds = (Deed(1, "hang", on="epoch_finished"),)
+    trained = ranks.train(tmp_path, group_timeout_s=3, deeds=deeds)
+    assert trained.codes == [1, -signal.SIGALRM]
+    error = trained.reports[0].error
+    assert error.startswith("RanksError: rank 0 at the begin of epoch 2 (run 'train', step 4): ")
+    assert "rank 1 has gone or does not answer (" in error
+
+
+def test_ctrl_c_on_one_rank_ends_the_other_one_too(ranks: Barracks, tmp_path: Path) -> None:
+    trained = ranks.train(tmp_path, deeds=(Deed(1, "interrupt", on="epoch_finished"),))
+    assert trained.codes == [1, 1]
+    assert trained.reports[0].error == "RanksError: rank 1 failed: KeyboardInterrupt"
+
+
+def test_a_run_goes_over_the_group_that_it_is_given(ranks: Barracks, tmp_path: Path) -> None:
+    deeds = (Deed(1, "stop", step=1),)
+    trained = ranks.train(tmp_path, group_timeout_s=60, deeds=deeds)
+    assert trained.codes == [7, 7]
+    assert_alike(trained)
+
+
+def test_a_run_of_one_rank_alone_waits_for_nobody(ranks: Barracks, tmp_path: Path) -> None:
+    trained = ranks.train(tmp_path, wish="alone", inner=(0,))
+    assert trained.codes == [0, 0], trained.logs
+    assert_alike(trained)
+
+
+def test_runs_inside_others_stop_with_the_outer_one_on_all_ranks(
+    ranks: Barracks, tmp_path: Path
+) -> None:
+    deeds = (Deed(1, "SIGTERM", step=1, sender="inner"),)
+    trained = ranks.train(tmp_path, inner=(0, 1), deeds=deeds)
+    assert trained.codes == [143, 143]
+    assert_alike(trained)
+    assert [report.inner for report in trained.reports] == [["stopped after 2"]] * 2
+    assert trained.reports[0].stop == ["SIGTERM", "Preemption on rank 1"]
 
 
 def test_data_without_a_length_ends_on_all_ranks_where_it_ends_on_one(

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Deed:
     deed: str
     on: str = "batch_finished"
     step: int = 3
+    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,14 @@ class Plan:
         The ranks that validate at the end of each epoch.
     backward
         The loop emits `backward_finished`.
-    saves
-        The signal on which a checkpoint is saved, in `folder`; none for "".
+    inner
+        The ranks that open a Run inside theirs after each epoch.
+    saves, savers, every, asynchronous
+        The signal on which a checkpoint is saved, in `folder`, none for ""; and how.
     observed
         Observers are made on all ranks, and attached on rank 0.
+    wish, group_timeout_s
+        How the Run goes with other ranks; over a group of its own where that has a timeout.
     full_disk
         The rank whose disk is full, with the second save.
     """
@@ -97,6 +103,7 @@ class Plan:
     deeds: tuple[Deed, ...] = ()
     observed: bool = False
     wish: str = "agree"
+    group_timeout_s: float | None = None
 
 
 @dataclass
@@ -111,6 +118,7 @@ class Report:
     weights: list[float] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     resumed_at: int = 0
+    inner: list[str] = field(default_factory=list)
     error: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -152,7 +160,9 @@ class Training:
         self.bus.on(*TOLD, priority=-10_000)(self._tell)
         for deed in self.plan.deeds:
             if deed.rank == self.rank:
-                self.bus.on(deed.on, priority=300, name=deed.deed)(self._doing(deed))
+                self.bus.on(deed.on, sender=deed.sender, priority=300, name=deed.deed)(
+                    self._doing(deed)
+                )
 
     def _observers(self) -> list[Any]:
         folder = Path(self.plan.folder) / str(self.rank)
@@ -200,7 +210,7 @@ class Training:
 
     def train(self) -> None:
         plan = self.plan
-        run = Run(self.bus, model=self.model, optimizer=self.optimizer, ranks=plan.wish)  # type: ignore[arg-type]
+        run = Run(self.bus, model=self.model, optimizer=self.optimizer, ranks=_wish_of(plan))
         try:
             with run:
                 self.report.resumed_at = run.step
@@ -230,8 +240,9 @@ class Training:
                 run.report(loss=number)
         if self.rank in self.plan.inner:
             with Run(self.bus, name="inner") as inner:
-                for _ in inner.steps(3):
+                for _ in inner.steps(4):
                     inner.report(loss=1.0)
+            self.report.inner.append(f"{inner.outcome} after {inner.step}")
 
     def _data(self) -> Any:
         if self.loader is not None:
@@ -255,6 +266,17 @@ class Training:
         return ResumableSampler(len(samples), seed=5, rank=self.rank, ranks=self.plan.ranks)
 
 
+def _wish_of(plan: Plan) -> Any:
+    if plan.group_timeout_s is None:
+        return plan.wish
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=plan.group_timeout_s))
+
+
+def _hang() -> None:
+    signal.alarm(20)  # ends it
+    signal.pause()
+
+
 def _raise() -> None:
     raise ValueError("a bad step")
 
@@ -276,6 +298,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "stop epoch": lambda: StopEpoch("enough of it"),
     "skip": lambda: SkipBatch("an odd batch"),
     "raise": _raise,
+    "hang": _hang,
     "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
