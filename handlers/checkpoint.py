@@ -62,7 +62,7 @@ class Checkpoint(WithoutBus):
     on
         The signal, or signals, on which to save.
     when
-        A filter on those.
+        A filter on those; with several ranks not one by time, which is due on each at another.
     keep
         How many of the last to keep, at least 1; None for all. Only checkpoints that this run,
         or the one that it goes on from, has saved through this handler are ever deleted.
