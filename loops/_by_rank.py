@@ -37,7 +37,8 @@ def gathered(parts: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     shares = ranks.gather(_packed(share))
     if ranks.exchange.rank != ranks.exchange.ranks[0]:
         return dict(parts)
-    return {**parts, RANKS: [_unpacked(share) for share in shares]}
+    pairs = zip(ranks.exchange.ranks, shares, strict=True)
+    return {**parts, RANKS: [_unpacked(share, rank) for rank, share in pairs]}
 
 
 def own_share(state: RestoredState, prefix: str, ranks: Ranks | None) -> Mapping[str, Any]:
@@ -68,6 +69,9 @@ def _packed(share: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpacked(data: bytes) -> dict[str, Any]:
-    share: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return share
+def _unpacked(data: bytes, rank: int) -> Any:
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        error.add_note(f"while reading the place in the data that rank {rank} gave to be saved")
+        raise

@@ -58,6 +58,22 @@ def test_a_stop_is_told_on_every_rank_with_the_rank_that_gave_it(
     assert trained.told(0, "epoch_started") == ["epoch_started 0"]
 
 
+def test_ranks_that_stop_for_two_reasons_agree_on_the_first_and_save_together(
+    ranks: Barracks, tmp_path: Path
+) -> None:
+    deeds = (Deed(0, "stop", step=2), Deed(1, "SIGTERM", step=2))
+    trained = ranks.train(tmp_path, batches=(9, 9), saves="epoch_finished", deeds=deeds)
+    assert trained.codes == [7, 7], trained.logs
+    assert_alike(trained)
+    assert trained.reports[1].stop == ["enough", "stop on rank 0"]
+    for rank in (0, 1):
+        assert sorted(line.split()[2] for line in trained.told(rank, "stop_requested")) == [
+            "SIGTERM",
+            "enough",
+        ]
+    assert [path.name for path in (tmp_path / "saved").glob("step-*")] == ["step-00000003-0001"]
+
+
 def test_a_stop_epoch_on_one_rank_ends_the_epoch_on_both_after_the_same_step(
     ranks: Barracks, tmp_path: Path
 ) -> None:
@@ -133,7 +149,7 @@ def test_a_rank_whose_handler_raises_tells_the_other_one(ranks: Barracks, tmp_pa
 def test_a_disk_that_is_full_on_rank_0_is_an_error_on_every_rank(
     ranks: Barracks, tmp_path: Path
 ) -> None:
-    trained = ranks.train(tmp_path, saves="batch_finished", full_disk=0)
+    trained = ranks.train(tmp_path, saves="batch_finished", second_save="full disk")
     assert trained.codes == [1, 1]
     assert "No space left on device" in trained.reports[0].error
     assert "rank 0 failed: CheckpointError: no checkpoint was written" in trained.reports[1].error

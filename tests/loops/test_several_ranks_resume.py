@@ -105,6 +105,20 @@ def test_a_rank_that_is_killed_leaves_checkpoints_from_which_both_go_on_together
 
 
 @pytest.mark.slow
+def test_rank_0_that_is_killed_as_it_writes_leaves_the_checkpoint_before(
+    ranks: Barracks, tmp_path: Path
+) -> None:
+    plan: dict[str, Any] = {"sampler": "resumable", "saves": "batch_finished"}
+    whole = ranks.train(tmp_path / "whole", **plan)
+    killed = ranks.train(tmp_path / "cut", second_save="SIGKILL", **plan)
+    assert killed.codes == [-9, 1]
+    assert killed.reports[1].error.startswith("RanksError: rank 1 at step 3 of epoch 1"), killed
+    assert "rank 0 has gone or does not answer" in killed.reports[1].error
+    assert saved(tmp_path / "cut") == [1]
+    assert_equal(ranks.train(tmp_path / "cut", **plan), whole)
+
+
+@pytest.mark.slow
 def test_a_rank_that_raises_in_a_save_leaves_no_checkpoint_of_it(
     ranks: Barracks, tmp_path: Path
 ) -> None:

@@ -81,8 +81,8 @@ class Plan:
         Observers are made on all ranks, and attached on rank 0.
     wish, group_timeout_s
         How the Run goes with other ranks; over a group of its own where that has a timeout.
-    full_disk
-        The rank whose disk is full, with the second save.
+    second_save
+        What befalls rank 0 as it writes the second checkpoint.
     """
 
     folder: str
@@ -99,7 +99,7 @@ class Plan:
     savers: tuple[int, ...] = (0, 1)
     every: int = 1
     asynchronous: bool = False
-    full_disk: int | None = None
+    second_save: str = ""
     deeds: tuple[Deed, ...] = ()
     observed: bool = False
     wish: str = "agree"
@@ -186,8 +186,9 @@ class Training:
             resume="auto",
             asynchronous=self.plan.asynchronous,
         )
-        if self.plan.full_disk == self.rank:
-            saver.files.makedirs = _full_after(1, saver.files.makedirs)  # type: ignore[method-assign]
+        if self.plan.second_save:
+            befalls = DISKS[self.plan.second_save]
+            saver.files.fsync = _first_then(saver.files.fsync, befalls)  # type: ignore[method-assign]
         return saver
 
     def _tell(self, event: Event) -> None:
@@ -281,16 +282,26 @@ def _raise() -> None:
     raise ValueError("a bad step")
 
 
-def _full_after(count: int, makedirs: Callable[..., Any]) -> Callable[..., Any]:
+def _first_then(fsync: Callable[..., Any], befalls: Callable[[], Any]) -> Callable[..., Any]:
     calls: list[Any] = []
 
-    def refuse(path: Path) -> Any:
-        calls.append(path)
-        if len(calls) > count:
-            raise OSError(28, "No space left on device", str(path))
-        return makedirs(path)
+    def sync(file: Any) -> Any:
+        calls.append(file)
+        if len(calls) > 3:  # state, manifest and `latest` of the first save
+            befalls()
+        return fsync(file)
 
-    return refuse
+    return sync
+
+
+def _fill_the_disk() -> None:
+    raise OSError(28, "No space left on device")
+
+
+DISKS: dict[str, Callable[[], Any]] = {
+    "full disk": _fill_the_disk,
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
 
 
 DEEDS: dict[str, Callable[[], Any]] = {
