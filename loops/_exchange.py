@@ -10,13 +10,14 @@ collective waits for others does not end before they come. Whoever waits looks f
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroupGloo
 
 from eventbus.loops._notes import Notes, store_for
 
@@ -39,6 +40,10 @@ _SLICE = timedelta(seconds=0.2)
 """So long a wait lasts before it looks for notes, and before Python hears of Ctrl-C."""
 
 
+_TIMEOUT = timedelta(minutes=30)
+"""So long an exchange waits, as in torch; a group that the user gives has its own timeout."""
+
+
 class RanksError(RuntimeError):
     """The ranks do not go on together: one has failed, is gone, or is at another place."""
 
@@ -46,21 +51,26 @@ class RanksError(RuntimeError):
 class Exchange:
     """The exchanges of one run, of which one at a time is under way.
 
+    Parameters
+    ----------
+    group
+        What they go over.
+    ranks
+        All that take part, in the order of what is received.
+    notes
+        Those of this run.
+
     Attributes
     ----------
     rank : int
         Of this process, in the whole job.
-    ranks : tuple of int
-        All that take part, in the order of what is received.
     """
 
-    def __init__(self, group: ProcessGroup, *, is_own: bool) -> None:
+    def __init__(self, group: Any, ranks: Sequence[int], notes: Notes) -> None:
         self.rank = dist.get_rank()
-        self.ranks = tuple(dist.get_process_group_ranks(group))
-        self._group: ProcessGroup | None = group
-        self._is_own = is_own
-        store = store_for(_unused_prefix(group.group_name))
-        self._notes = Notes(store, self.rank, self.ranks)
+        self.ranks = tuple(ranks)
+        self._group = group
+        self._notes = notes
         self._own, self._all = bytearray(_ROW), bytearray(_ROW * len(self.ranks))
         self._sent = torch.frombuffer(self._own, dtype=torch.uint8)  # both share the memory
         self._received = torch.frombuffer(self._all, dtype=torch.uint8).view(-1, _ROW).unbind()
@@ -116,7 +126,7 @@ class Exchange:
 
     def _gather(self, received: Sequence[torch.Tensor], sent: torch.Tensor) -> Any:
         try:
-            return dist.all_gather(list(received), sent, group=self._group, async_op=True)
+            return self._group.allgather([list(received)], [sent])
         except RuntimeError as error:
             raise self._lost(error) from error
 
@@ -161,10 +171,8 @@ class Exchange:
         return self._notes.failure()
 
     def close(self) -> None:
-        """Give the group back, if it was made here."""
-        group, self._group = self._group, None
-        if self._is_own and group is not None and dist.is_initialized():
-            dist.destroy_process_group(group)
+        """Let go of the group: one that was made here ends, and with it what waits for us."""
+        self._group = None
 
 
 def exchange_for(wish: Wish) -> Exchange | None:
@@ -174,14 +182,25 @@ def exchange_for(wish: Wish) -> Exchange | None:
     """
     if wish == "alone" or not (dist.is_available() and dist.is_initialized()):
         return None
+    rank = dist.get_rank()
     if wish != "agree":
-        return Exchange(wish, is_own=False)
-    if dist.get_world_size() == 1:
-        return None
+        ranks = dist.get_process_group_ranks(wish)
+        return Exchange(wish, ranks, Notes(store_for(wish.group_name), rank, ranks))
+    return None if dist.get_world_size() == 1 else _among_all(rank)
+
+
+def _among_all(rank: int) -> Exchange:
+    """Meet all ranks.
+
+    Not over a `dist.new_group`: after a restart by torchrun that one may find the addresses of
+    processes that are gone, in the store that outlives them (torch 2.13).
+    """
     ranks = range(dist.get_world_size())
-    Notes(store_for(_unused_prefix("all")), dist.get_rank(), ranks).await_all()
-    group: Any = dist.new_group(backend="gloo")  # a group, on each rank that is in it
-    return Exchange(group, is_own=True)
+    store = store_for("all")
+    notes = Notes(store, rank, ranks)
+    notes.await_all()
+    group = ProcessGroupGloo(store, rank, len(ranks), timeout=_TIMEOUT)
+    return Exchange(group, ranks, notes)
 
 
 def check_wish(wish: Wish) -> None:
@@ -199,15 +218,6 @@ def check_wish(wish: Wish) -> None:
 
 def _ignore(payloads: list[bytes]) -> None:
     """Receive nothing: what an exchange does before its first."""
-
-
-_runs_of_groups: Counter[str] = Counter()
-
-
-def _unused_prefix(group: str) -> str:
-    """Name the notes of one run: the same on all ranks, and another for the group's next run."""
-    _runs_of_groups[group] += 1
-    return f"eventbus/{group}/{_runs_of_groups[group]}"
 
 
 def _is_over(work: Any) -> bool:

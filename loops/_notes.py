@@ -7,7 +7,9 @@ process that kept it has died) nothing is known, and nothing is raised.
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -32,8 +34,17 @@ _PATIENCE_S = 600.0
 _PAUSE_S = 0.02
 
 
-def store_for(prefix: str) -> Any:
-    """Return the store of torch.distributed, with keys of our own."""
+_runs: Counter[str] = Counter()
+
+
+def store_for(group: str) -> Any:
+    """Return the store of torch.distributed, with keys that no run over that group has used.
+
+    They are the same on all ranks; torchrun's store outlives the processes that it restarts.
+    """
+    _runs[group] += 1
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"eventbus/{attempt}/{group}/{_runs[group]}"
     # There is no public name for it in the versions of torch that we support.
     return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
 
@@ -115,10 +126,10 @@ class Notes:
         )
 
     def _await(self, key: str, until: float) -> list[int]:
-        self._store.set(f"{key}/{self._rank}", "")
-        missing = list(self._ranks)
-        while True:
-            missing = [rank for rank in missing if not self._store.check([f"{key}/{rank}"])]
-            if not missing or self._monotonic() >= until:
-                return missing
+        keys = {rank: f"{key}/{rank}" for rank in self._ranks}
+        self._store.set(keys[self._rank], "")
+        while not self._store.check(list(keys.values())):  # one question, however many ranks
+            if self._monotonic() >= until:
+                return [rank for rank, each in keys.items() if not self._store.check([each])]
             self._pause(_PAUSE_S)
+        return []

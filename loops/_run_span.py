@@ -65,8 +65,8 @@ class RunSpan:
 
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
+        meet(self.spans, self._wish, self._outer)  # where that fails nothing has begun
         try:
-            meet(self.spans, self._wish, self._outer)
             self.state.attach(self._bus, parts, self._prefix)
             restored = self.spans.emitter.emit("run_opened").restored
             self.spans.resumed_from = None if restored is None else str(restored.path)
