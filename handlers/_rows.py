@@ -9,6 +9,7 @@ from typing import Any
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
 
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _NOTHING = object()
 _DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
 
@@ -43,6 +44,8 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def _unsubclassed(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     for kind in (bool, int, float, str):  # an IntEnum or a numpy float64 prints as something else
         if isinstance(value, kind):
             return kind(value)
