@@ -54,19 +54,21 @@ def redefinition_key(handler: Any) -> tuple[str, str] | None:
 def class_of(handler: Any) -> type | None:
     """Return the class of an object, or of the one that a method is of.
 
-    None for functions and modules, and where the class was made by a function: of such there may
-    well be several.
+    None for functions and modules.
     """
     if isinstance(handler, functools.partial):
         return class_of(handler.func)
     if isinstance(handler, FunctionType | ModuleType | type):
         return None
-    found = type(handler.__self__ if isinstance(handler, MethodType) else handler)
-    return None if "<" in found.__qualname__ else found
+    return type(handler.__self__ if isinstance(handler, MethodType) else handler)
 
 
 def defines(kind: type) -> bool:
-    """Tell whether the name of a class is still its own, and not that of a later definition."""
+    """Tell whether a class is what its name means in its module.
+
+    It is not where it was defined again since, and never where a function has made it: of such
+    there may well be several.
+    """
     module = sys.modules.get(kind.__module__)
     try:
         return operator.attrgetter(kind.__qualname__)(module) is kind

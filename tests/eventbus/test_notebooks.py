@@ -215,5 +215,6 @@ def test_a_class_of_the_same_name_in_another_module_replaces_nothing(
     monkeypatch.setitem(sys.modules, "another_notebook", other)
     other.__dict__.update(vars(notebook.module), __name__="another_notebook")
     exec(cell(2), other.__dict__)
+    notebook.run(cell(3))
     loop.emit("run_started")
-    assert notebook.calls == [1, 2]
+    assert notebook.calls == [2, 3]
