@@ -11,6 +11,20 @@ from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_manifest import Manifest
 from eventbus.handlers._files import Files
 
+CHANGES = [
+    "makedirs",
+    "mkdir",
+    "create",
+    "write",
+    "fsync",
+    "fsync_directory",
+    "rename",
+    "replace",
+    "unlink",
+    "rmdir",
+]
+"""The operations of `Files` that change the disk."""
+
 
 def draft(step: int, **changes: Any) -> Manifest:
     facts: dict[str, Any] = {

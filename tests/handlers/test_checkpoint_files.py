@@ -18,20 +18,7 @@ from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_loading import CheckpointError
 from eventbus.handlers._files import Files
 
-from .saving import draft, newest_step, state
-
-CHANGES = [
-    "makedirs",
-    "mkdir",
-    "create",
-    "write",
-    "fsync",
-    "fsync_directory",
-    "rename",
-    "replace",
-    "unlink",
-    "rmdir",
-]
+from .saving import CHANGES, draft, newest_step, state
 
 
 class Died(BaseException):
