@@ -106,10 +106,10 @@ def by_the_system() -> None:
     _thread.interrupt_main()
 
 
-def in_an_emission_of(bus: EventBus) -> Callable[[], None]:
+def in_an_emission_of(bus: EventBus) -> Callable[[], object]:
     """Return what emits, and is interrupted within that."""
     bus.on("text_written")(by_raising)
-    return lambda: bus.emit("text_written", tag="t", text="x") and None
+    return lambda: bus.emit("text_written", tag="t", text="x")
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -124,7 +124,11 @@ def test_ctrl_c_on_any_signal_goes_on_and_the_others_are_closed(
     bus.attach(Checkpoint(tmp_path / "saved", best=None, keep=None))
     bus.attach(CSVLog(tmp_path / "log.csv"))
     bus.attach(JSONLLog(tmp_path / "log.jsonl"))
-    ways = {"raised": by_raising, "sent": by_the_system, "in an emission": in_an_emission_of(bus)}
+    ways: dict[str, Callable[[], object]] = {
+        "raised": by_raising,
+        "sent": by_the_system,
+        "in an emission": in_an_emission_of(bus),
+    }
     bus.once(name)(ways[how])
     with pytest.raises(KeyboardInterrupt):
         train(bus)
