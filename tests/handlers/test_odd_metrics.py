@@ -74,7 +74,8 @@ def tell(bus: EventBus, *values: Any) -> None:
         fields = {"epoch": epoch, "step": epoch, "metrics": {"loss": 0.25, "val_loss": value}}
         loop.emit("batch_finished", **fields)
         loop.emit("epoch_finished", **fields)
-    loop.emit("run_finished", reason="completed", **fields)
+    metrics = {"loss": 0.25, "val_loss": values[-1]}
+    loop.emit("run_finished", reason="completed", epoch=1, step=1, metrics=metrics)
     loop.emit("run_closed", outcome="completed")
 
 
