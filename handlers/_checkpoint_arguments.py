@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-__all__ = ["check_arguments"]
+from eventbus.filters import AtMostEvery, Filter
+
+from ._checkpoint_facts import has_other_ranks
+
+__all__ = ["check_arguments", "check_clock"]
 
 
 def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[str]) -> None:
@@ -15,6 +20,22 @@ def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[
         raise ValueError(f"Checkpoint: keep_best is at least 1; got {keep_best!r}")
     if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
         raise TypeError(f"Checkpoint: resume is 'auto', 'never' or a path; got {resume!r}")
+
+
+def check_clock(when: Filter | None) -> None:
+    """Raise `ValueError` for a filter by time where ranks have to save together."""
+    if has_other_ranks() and any(isinstance(part, AtMostEvery) for part in _parts(when)):
+        raise ValueError(
+            f"Checkpoint: when={when!r} is due at another time on each rank; with several ranks "
+            "save by a count, when=every(n)"
+        )
+
+
+def _parts(when: object) -> Iterator[Filter]:
+    if isinstance(when, Filter):
+        yield when
+        for part in vars(when).values():
+            yield from _parts(part)
 
 
 def _is_count(number: object) -> bool:

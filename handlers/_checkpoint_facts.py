@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from eventbus import Event
+from eventbus import Event, Stop
 
 from ._checkpoint_manifest import Manifest
 from ._monitor import Monitor, numbers_in
@@ -49,14 +49,16 @@ def run_name(event: Event) -> str | None:
 
 
 def stop_reason(event: Event) -> str | None:
-    """Return the reason of the run's pending `Stop` where it is the reason of this signal too.
+    """Return the reason of a pending `Stop` of the run where it is the reason of this signal too.
 
-    A failure ends an epoch as a `Stop` does, but for its own reason.
+    A failure ends an epoch as a `Stop` does, but for its own reason. With several ranks the `Stop`
+    that all agreed on need not be the first that is pending here.
     """
     for run in event.bus.open_runs:
-        stop = run.answers.stop if run.run_id == event.context.get("run_id") else None
-        if stop is not None and stop.reason == event.fields.get("reason"):
-            return stop.reason
+        if run.run_id == event.context.get("run_id"):
+            stops = [answer for answer in run.answers if isinstance(answer, Stop)]
+            reasons = (stop.reason for stop in stops if stop.reason == event.fields.get("reason"))
+            return next(reasons, None)
     return None
 
 

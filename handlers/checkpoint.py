@@ -12,7 +12,7 @@ from typing import Any
 from eventbus import Event, EventBus, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._checkpoint_arguments import check_arguments
+from ._checkpoint_arguments import check_arguments, check_clock
 from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_loading import CheckpointError, check_loadable
@@ -62,7 +62,7 @@ class Checkpoint(WithoutBus):
     on
         The signal, or signals, on which to save.
     when
-        A filter on those.
+        A filter on those; with several ranks not one by time, which is due on each at another.
     keep
         How many of the last to keep, at least 1; None for all. Only checkpoints that this run,
         or the one that it goes on from, has saved through this handler are ever deleted.
@@ -144,6 +144,7 @@ class Checkpoint(WithoutBus):
         check_arguments(keep, keep_best, resume)
         self.directory = os.fspath(directory)
         self.files = Files()
+        self._when = when
         self.on_failure = on_failure
         monitor = None if best is None else Monitor("Checkpoint", best, mode)
         self._shelf = Shelf(keep, keep_best, monitor)
@@ -245,6 +246,7 @@ class Checkpoint(WithoutBus):
     @handles("run_opened", priority=Priority.PERSIST)
     def restore(self, event: Event) -> Restored | None:
         """Put the state of a checkpoint back, where this was asked for and there is one."""
+        check_clock(self._when)
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
         found = self._resume.find(event, folder)

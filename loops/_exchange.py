@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 import torch.distributed as dist
 
-from eventbus.loops._notes import Notes
+from eventbus.loops._notes import Notes, store_for
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -59,7 +59,8 @@ class Exchange:
         self.ranks = tuple(dist.get_process_group_ranks(group))
         self._group: ProcessGroup | None = group
         self._is_own = is_own
-        self._notes = Notes(_unused_prefix(group.group_name), self.rank, self.ranks)
+        store = store_for(_unused_prefix(group.group_name))
+        self._notes = Notes(store, self.rank, self.ranks)
         self._own, self._all = bytearray(_ROW), bytearray(_ROW * len(self.ranks))
         self._sent = torch.frombuffer(self._own, dtype=torch.uint8)  # both share the memory
         self._received = torch.frombuffer(self._all, dtype=torch.uint8).view(-1, _ROW).unbind()
@@ -144,8 +145,9 @@ class Exchange:
             ranks[place.rstrip(b"\0").decode(errors="replace")].append(str(rank))
         where = "; ".join(f"rank {', '.join(each)} at {place}" for place, each in ranks.items())
         raise RanksError(
-            f"the ranks are not at the same place: {where}. All have to take as many steps, and "
-            "to save on the same signals; a Run of one rank alone says ranks='alone'"
+            f"the ranks are not at the same place: {where}. All take as many steps, and what saves "
+            "(Checkpoint) is attached on all, with the same on= and when=; a Run that one rank "
+            "alone opens says ranks='alone'"
         )
 
     # -- the end
@@ -176,6 +178,8 @@ def exchange_for(wish: Wish) -> Exchange | None:
         return Exchange(wish, is_own=False)
     if dist.get_world_size() == 1:
         return None
+    ranks = range(dist.get_world_size())
+    Notes(store_for(_unused_prefix("all")), dist.get_rank(), ranks).await_all()
     group: Any = dist.new_group(backend="gloo")  # a group, on each rank that is in it
     return Exchange(group, is_own=True)
 

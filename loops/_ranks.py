@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -99,9 +100,8 @@ class Ranks:
     def open(self, resumed_from: str | None) -> None:
         """Meet after `run_opened`: all go on from one checkpoint, or none does."""
         counts = self._spans.counts
-        name = (resumed_from or "").rpartition("/")[2]
-        begin = f"from {name} (step {counts.steps_done})" if name else "afresh"
-        self._meet(f"the opening, {begin}", _STOPS)
+        begin = f"from {Path(resumed_from).name}" if resumed_from else "afresh"
+        self._meet(f"the opening, {begin}, after {counts.epochs_done} epochs", _STOPS)
 
     def before_epoch(self) -> None:
         """Meet before an epoch begins."""
@@ -230,8 +230,8 @@ class Ranks:
 
     def fail(self, error: BaseException, described: str) -> None:
         """Note for the others that this rank has failed, and for this one what others have."""
-        before = self.exchange.failure()
-        if before is not None and before not in described:
+        before = None if isinstance(error, RanksError) else self.exchange.failure()
+        if before is not None:
             error.add_note(f"before that, {before}")
         self.exchange.leave_note(described)
 

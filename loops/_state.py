@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eventbus import Emitter, EventBus, RestoredState, State
+from eventbus.loops._by_rank import RANKS, gathered, own_share
 from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._spans import Spans
 
@@ -20,7 +21,7 @@ __all__ = ["LoopState", "named_parts"]
 
 log = logging.getLogger("eventbus.loops")
 
-OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop")
+OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop", RANKS)
 
 
 class LoopState:
@@ -74,6 +75,8 @@ class LoopState:
         """Answer `state_requested`."""
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts["loop"] = self._spans.state()
+        if self._spans.ranks is not None:
+            parts = gathered(parts, self._spans.ranks)
         return [State(self._prefix + key, value) for key, value in parts.items()]
 
     def take(self, state: RestoredState) -> None:
@@ -81,10 +84,13 @@ class LoopState:
 
         Once the run is under way its counts stay: data and time do not go back.
         """
+        share = own_share(state, self._prefix, self._spans.ranks)
         for key, part in self._parts.items():
             if self._has(state, key):
-                _load(part, state.take(self._prefix + key), self._prefix + key)
-        position = state.take(self._prefix + "loop")
+                value = share.get(key, state.take(self._prefix + key))
+                if value is not None or key not in share:
+                    _load(part, value, self._prefix + key)
+        position = share.get("loop", state.take(self._prefix + "loop"))
         if position is not None and not self._spans.has_started:
             self._spans.restore(position)
 

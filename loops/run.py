@@ -40,6 +40,7 @@ class Run:
     * A `Stop` takes effect before a batch is loaded, before its body runs, after each validation
       batch, and at the start and the end of an epoch; a `StopEpoch` before a batch of its epoch
       is loaded or its body runs. Without epochs a `StopEpoch` ends nothing.
+    * With several ranks both wait until all have agreed on them, which may be a step later.
 
     Parameters
     ----------
