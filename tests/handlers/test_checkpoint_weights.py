@@ -118,6 +118,13 @@ def test_path_that_is_no_directory_is_told_what_to_give_instead(
         Checkpoint.load(tmp_path / where)
 
 
+def test_listing_a_file_says_what_to_give_and_a_missing_directory_has_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file is a file: give the directory"):
+        Checkpoint.saved(tmp_path / "file")
+    assert Checkpoint.saved(tmp_path / "none") == []
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
