@@ -3,7 +3,8 @@
 In order of priority, each handler that is due is called. What it returns is an answer, the new
 value of a transform, or of no interest. When a handler that raises fails, isolated ones still run,
 later raising ones do not (nothing may decide or save on a broken step), and the exception goes to
-the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops training.
+the loop as itself with a note. Only `Exception` is caught: Ctrl-C always stops training. Where a
+run is being closed it does so after the other handlers have closed what is theirs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.declaration import CONTEXT
+from eventbus.depth import refuse_depth
 from eventbus.errors import FieldError, SignalError
 from eventbus.event import Event, read_only
 from eventbus.failures import blame, raise_all
@@ -28,11 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSING", "Began", "emit", "run_plan", "settle", "transform"]
 
-DEPTH_LIMIT = 50
-"""Emissions inside emissions; a cycle is named long before Python's own limit."""
-
 CLOSING = "run_closed"
-"""The signal on which every handler runs, whatever another one raised."""
+"""The signal on which every handler runs, whatever another one raised, Ctrl-C too."""
 
 
 STOP_REQUESTED = "stop_requested"
@@ -190,6 +189,10 @@ def _call_each(plan: Plan, event: Event, given: Given, failed: list[Exception]) 
                 planned.succeeded()
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is dealt with
             failed += _failed(error, planned, event)
+        except BaseException:
+            if closing:  # Ctrl-C goes on, when the files of the others are closed
+                _call_each(plan[plan.index(planned) + 1 :], event, given, failed)
+            raise
 
 
 def _failed(error: Exception, planned: PlannedCall, event: Event) -> list[Exception]:
@@ -285,12 +288,9 @@ def _fill_in_one(name: str, event: Event) -> None:
 
 
 def _check_depth(event: Event) -> None:
-    names, at = [], event.outer
+    names: list[str] = []
+    at: Event | None = event
     while at is not None:
         names.append(at.name)
         at = at.outer
-    if len(names) >= DEPTH_LIMIT:
-        cycle = " inside ".join(dict.fromkeys([event.name, *names]))
-        raise SignalError(
-            f"emissions inside emissions, {DEPTH_LIMIT} deep: {cycle}", signal=event.name
-        )
+    refuse_depth(names)

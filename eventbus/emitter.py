@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
@@ -65,6 +65,7 @@ class Emitter:
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
         self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
         self.settled: dict[Any, ByName] = {}  # the compiled ones, likewise
+        self.kept: dict[Any, Callable[[dict[str, Any]], bool]] = {}  # transforms for nobody
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -98,6 +99,15 @@ class Emitter:
                 return answers
         return self.emit_slowly(signal, fields)
 
+    def emit_fields(self, signal: Any, fields: dict[str, Any]) -> Answers:
+        """Emit fields that are in a dict already, which is the bus's from then on."""
+        emit = self.settled.get(signal)
+        if emit is not None:
+            answers = emit(fields)
+            if answers is not None:
+                return answers
+        return self.emit_slowly(signal, fields)
+
     def emit_slowly(self, signal: Any, fields: dict[str, Any]) -> Answers:
         """Emit fields that nobody has checked yet, and perhaps context with them."""
         port = self.signal(signal)
@@ -106,6 +116,9 @@ class Emitter:
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
+        keeps = self.kept.get(signal)
+        if keeps is not None and keeps(fields):
+            return value
         return self.signal(signal).transform(value, **fields)
 
     @overload

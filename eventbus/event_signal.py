@@ -173,6 +173,12 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             if port.settled and self._plans.get(port.emitter.reach) is plan:
                 port.settle_by_name(by_name)
 
+    def install_keeper(self, port: Port[...]) -> None:
+        """Have a port pass over this transform, if still nobody listens."""
+        with self._lock:
+            if self._plans.get(port.emitter.reach) == ():
+                port.settle_for_nobody()
+
     def changed(self) -> None:
         """Drop what was built from who was connected."""
         with self._changing():

@@ -5,6 +5,7 @@ An answer is pending from the next emission on; a failure waits for the loop to 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from eventbus.answers import Request, Stop
 from eventbus.background import HELD
 from eventbus.calling import Wants
 from eventbus.copies import Copies
+from eventbus.depth import refuse_depth
 from eventbus.errors import HandlerError
 from eventbus.event import Event
 from eventbus.failures import IN_A_ROW
@@ -28,6 +30,15 @@ __all__ = ["Call", "Failure", "LateError", "Pack", "packing"]
 
 
 Pack = Callable[[Event], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+class Here(threading.local):
+    """The background calls that have led to the one on this thread: their signals, last first."""
+
+    chain: tuple[str, ...] = ()
+
+
+_here = Here()
 
 
 class Failure(NamedTuple):
@@ -49,11 +60,13 @@ class LateError(Exception):
 class Call:
     """One call of a handler, with all that it needs, on its way to another thread."""
 
-    __slots__ = ("_arguments", "_copies", "_event", "_subscription", "_worker", "pending")
+    __slots__ = ("_arguments", "_chain", "_copies", "_event", "_subscription", "_worker", "pending")
 
     def __init__(
         self, worker: Worker, subscription: Subscription, pack: Pack, event: Event
     ) -> None:
+        self._chain = (event.name, *_here.chain)
+        refuse_depth(self._chain)
         args, keywords = pack(event)
         copies = Copies()
         self._worker = worker
@@ -89,6 +102,7 @@ class Call:
     def _call(self) -> None:
         self._copies.wait()
         args, keywords = self._arguments
+        _here.chain = self._chain
         result = self._subscription.handler(*args, **keywords)
         if result is not None:
             self._heed(result)

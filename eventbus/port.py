@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.frames import surrounding
+from eventbus.frames import Underway, surrounding
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eventbus.emitter import Emitter
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
+    from eventbus.pending import Pending
     from eventbus.plan import Plan
 
 __all__ = ["Port"]
@@ -61,6 +62,7 @@ class Port(Generic[P]):
         self._put(None)
         for key in self._keys():
             self.emitter.settled.pop(key, None)
+            self.emitter.kept.pop(key, None)
 
     def settle(self, emit: Callable[P, Answers], by_name: ByName) -> None:
         """Use functions that were made for the handlers of the moment."""
@@ -118,6 +120,7 @@ class Port(Generic[P]):
     def transform(self, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
         if self._is_for_nobody(fields):
+            self.signal.install_keeper(self)
             return value
         outer = surrounding(self.emitter.bus, sys._getframe(1))
         return dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
@@ -136,6 +139,14 @@ class Port(Generic[P]):
             and not signal.has_context(fields)
         )
 
+    def settle_for_nobody(self) -> None:
+        """Have the emitter keep the values of this transform without asking here."""
+        declaration = self.signal.declaration
+        assert declaration is not None, "it has a value"
+        names = declaration.fields.keys() - {declaration.value}
+        keeps = _keeper(self.emitter.pending, self.emitter.bus.underway, frozenset(names))
+        self.emitter.kept.update(dict.fromkeys(self._keys(), keeps))
+
     def _warm_up(self, shape: tuple[str, ...]) -> None:
         plan = self.signal.plan(self.emitter)
         if plan is not self._plan:
@@ -153,6 +164,21 @@ class Port(Generic[P]):
         from eventbus.inert import inert_port
 
         return inert_port, (self.emitter.sender, self.signal.name)
+
+
+def _keeper(
+    pending: Pending, underway: Underway, names: frozenset[str]
+) -> Callable[[dict[str, Any]], bool]:
+    """Return what tells whether a transform to which nobody listens leaves its value as it is."""
+
+    def keeps(fields: dict[str, Any]) -> bool:
+        return (
+            pending.quiet
+            and not (underway.compiled or underway.interpreted)
+            and fields.keys() <= names
+        )
+
+    return keeps
 
 
 def _is_of_the_call(error: TypeError) -> bool:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import platform
 import re
 import secrets
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from eventbus import Event, Stop
 
 from ._checkpoint_manifest import Manifest
-from ._monitor import Monitor, as_number
+from ._monitor import Monitor, numbers_in
 
 __all__ = ["directory_of", "draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
@@ -32,7 +29,7 @@ def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
         id=secrets.token_hex(16),
         epoch=event.fields.get("epoch"),
         step=event.fields.get("step"),
-        metrics=_numbers(event.fields.get("metrics")),
+        metrics=numbers_in(event.fields.get("metrics")),
         run_id=event.context.get("run_id"),
         run=run_name(event),
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,15 +68,6 @@ def has_other_ranks() -> bool:
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
         return False
     return int(distributed.get_world_size()) > 1
-
-
-def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """Read the metrics that are numbers (one transfer from the device); others are not kept."""
-    numbers = {}
-    for key, value in (metrics or {}).items():
-        with contextlib.suppress(TypeError):
-            numbers[key] = as_number(value, key)
-    return numbers
 
 
 @functools.cache  # it is looked for on the disk

@@ -8,6 +8,7 @@ from typing import Any
 
 from ._checkpoint_export import export_weights, part_of
 from ._checkpoint_files import Folder, SavedCheckpoint, load_newest
+from ._checkpoint_loading import CheckpointError
 from ._files import Files
 
 __all__ = ["WithoutBus"]
@@ -51,5 +52,15 @@ class WithoutBus:
 
     @staticmethod
     def saved(directory: str | os.PathLike[str]) -> list[SavedCheckpoint]:
-        """List the checkpoints in a directory, oldest first; payloads are not read."""
-        return Folder(Path(directory), Files()).saved()
+        """List the checkpoints in a directory, oldest first; payloads are not read.
+
+        Raises
+        ------
+        CheckpointError
+            It is a file.
+        """
+        path = Path(directory)
+        if path.is_file():
+            message = f"{path} is a file: give the directory that a Checkpoint handler saves to"
+            raise CheckpointError(message, path=path)
+        return Folder(path, Files()).saved()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eventbus.handlers._monitor import numbers_in
 from eventbus.handlers._requires import require
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Curves:
         self.steps: list[int] = []
         self.metrics: dict[str, list[float]] = {}
 
-    def record(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a row. Reading the metrics synchronises with their device."""
-        rows = len(self.epochs)
+    def record(self, epoch: int, step: int, metrics: Mapping[str, Any]) -> None:
+        """Add a row of what is a number. Reading the metrics synchronises with their device."""
+        numbers, rows = numbers_in(metrics), len(self.epochs)
         self.epochs.append(epoch)
         self.steps.append(step)
-        for name, value in metrics.items():
+        for name, value in numbers.items():
             column = self.metrics.setdefault(name, [math.nan] * rows)
-            column.append(float(value))
+            column.append(value)
         for column in self.metrics.values():
             column.extend([math.nan] * (rows + 1 - len(column)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
-__all__ = ["Mode", "Monitor", "as_number"]
+__all__ = ["Mode", "Monitor", "as_number", "numbers_in"]
 
 Mode = Literal["min", "max"]
 
@@ -126,3 +127,12 @@ def as_number(value: Any, what: str) -> float:
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(value).__name__
         raise TypeError(f"{what} must be a number, got {kind}: {error}") from error
+
+
+def numbers_in(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Read the metrics that are numbers (one transfer from the device); others are left out."""
+    numbers = {}
+    for key, value in (metrics or {}).items():
+        with contextlib.suppress(TypeError):
+            numbers[key] = as_number(value, key)
+    return numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
 
+_PLAIN = frozenset({type(None), bool, float, str})
 _NOTHING = object()
 _DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
 
@@ -27,7 +29,10 @@ def facts(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def plain(value: Any, depth: int = _DEPTH) -> Any:
-    """Return a value as numbers, text, lists and dicts; a marker where it is none of these."""
+    """Return a value as numbers, text, lists and dicts; a marker where it is none of these.
+
+    An int that is too large for a float becomes an infinity, as it does for whoever watches it.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return _unsubclassed(value)
     if isinstance(value, BaseException):
@@ -43,10 +48,22 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def _unsubclassed(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, int) and not _fits_a_float(value):  # json and print may refuse it
+        return math.inf if value > 0 else -math.inf
     for kind in (bool, int, float, str):  # an IntEnum or a numpy float64 prints as something else
         if isinstance(value, kind):
             return kind(value)
     return value
+
+
+def _fits_a_float(number: int) -> bool:
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
 
 
 def _one_number(value: Any) -> Any:

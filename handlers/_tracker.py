@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -138,7 +137,7 @@ class Tracker(ABC):
     def _scalars(self, event: Event, group: str, values: Mapping[str, Any] | None) -> None:
         told = plain(values) if values else {}
         numbers = {
-            self._tag(event, group, name): _as_float(value)
+            self._tag(event, group, name): float(value)
             for name, value in told.items()
             if isinstance(value, (int, float))
         }
@@ -164,10 +163,3 @@ class Tracker(ABC):
         held, self._held = self._held or [], None
         for record in held:
             record()
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a huge int
-        return math.inf if value > 0 else -math.inf

@@ -32,6 +32,7 @@ class Epochs(Iterator[int]):
         self._spans = spans
         self._epochs = epochs
         self._is_over = False
+        spans.watch(self)
 
     def __next__(self) -> int:
         spans = self._spans
@@ -113,9 +114,12 @@ class Batches(Pass, Iterator[T], Generic[T]):
         self._reader: Reader | None = None
 
     def __next__(self) -> T:
-        self._spans.start()
-        self._check_alone()
-        self._spans.end_body_of_steps(self, "run.batches()")
+        spans = self._spans
+        if not spans.is_under_way:
+            spans.start()
+        if self._reader is None:
+            self._check_alone()
+        spans.end_body_of_steps(self, "run.batches()")
         while self._goes_on():
             read = self._read()
             if read is not END:
@@ -134,6 +138,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
 
     def _goes_on(self) -> bool:
         """The safe point before a batch is loaded."""
+        if self._reader is not None and self._spans.heeded.quiet:  # as it is for nearly each step
+            return True
         if self._is_over or self._is_cut():
             return False
         if self._reader is None:
@@ -189,9 +195,9 @@ class Batches(Pass, Iterator[T], Generic[T]):
         assert self._reader is not None
         spans, counts = self._spans, self._spans.counts
         span = spans.batch or spans.open_batch(self)
-        span.wait(self._reader.take_wait())
+        span.data_wait_s = self._reader.take_wait() + (span.data_wait_s or 0.0)
         counts.batch_index += 1
-        spans.place.note_batch()
+        spans.place.read += 1
         batch = spans.emitter.transform(
             "batch_loaded",
             batch,
@@ -201,7 +207,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         )
         is_given = _announce(spans, span) if span.bodies == 0 else not spans.skips()
         if is_given:
-            span.enter(Body(batch), self._is_boundary(span))
+            span.enter(Body(batch), self.accumulate == 1 or self._is_boundary(span))
         return batch, is_given
 
     def _is_boundary(self, span: BatchSpan) -> bool:
@@ -221,6 +227,7 @@ class Validation(Iterator[T], Generic[T]):
         self._loader = loader
         self._span: ValidationSpan | None = None
         self._is_over = False
+        spans.watch(self)
 
     def __next__(self) -> T:
         span = self._begin() if self._span is None else self._go_on(self._span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -107,8 +108,15 @@ def as_recorded(key: str, value: Any) -> Value:
         scalar = value.detach()
         return scalar.clone() if scalar.dim() == 0 else _only_element(key, scalar).clone()
     if hasattr(value, "__float__") or hasattr(value, "__index__"):
-        return float(value)
+        return _as_float(value)
     raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a huge int
+        return math.inf if value > 0 else -math.inf
 
 
 def _only_element(key: str, value: Tensor) -> Tensor:
@@ -142,7 +150,7 @@ def _transferred(values: Mapping[str, Value]) -> dict[str, float]:
     floats = dict(values)
     for device, keys in _by_device(values).items():
         floats.update(zip(keys, _read(device, [values[key] for key in keys]), strict=True))
-    return {key: float(value) for key, value in floats.items()}
+    return {key: _as_float(value) for key, value in floats.items()}
 
 
 def _read(device: torch.device, tensors: list[Any]) -> list[float]:

@@ -19,6 +19,7 @@ class Pass:
         self._spans = spans
         self._epoch: EpochSpan | None = None
         self._is_over = False
+        spans.watch(self)
 
     @property
     def is_under_way(self) -> bool:

@@ -31,6 +31,8 @@ class Place:
     ----------
     batch_index : int
         Micro-batches of the epoch, in all passes, that finished steps have used up.
+    read : int
+        Micro-batches of the pass under way that came out of the loader.
     undone : list of str
         Names of the validations in the body of a finished step that have not been done: a resumed
         run goes on after that step, and never comes back to them.
@@ -54,7 +56,7 @@ class Place:
         self._close()
 
     def _close(self) -> None:
-        self._used = self._read = 0
+        self._used = self.read = 0
         self._is_open = False
         self._loader: Any = None
         self._reader: ref[Reader] | None = None
@@ -72,7 +74,7 @@ class Place:
             carry_on(loader, carried)
         reader, self._opening = opened(loader, start)
         self._is_open = True
-        self._used = self._read = 0 if start is None else start.used
+        self._used = self.read = 0 if start is None else start.used
         self._loader = loader if keeps_its_place(loader) else None
         self._reader = ref(reader)
         return reader
@@ -82,14 +84,10 @@ class Place:
         """Batches of the next pass that an earlier life has used up."""
         return 0 if self._start is None else self._start.used
 
-    def note_batch(self) -> None:
-        """One more micro-batch was read."""
-        self._read += 1
-
     def end_step(self, batch_index: int) -> None:
         """All batches read so far are used up."""
         self.batch_index = batch_index
-        self._used = self._read
+        self._used = self.read
         self._done_in_step = []
         if self._undone_in_step:
             self.undone += self._undone_in_step
@@ -155,7 +153,7 @@ class Place:
         reader = None if self._reader is None else self._reader()
         has_used_all = (
             self._loader is None
-            and used == self._read
+            and used == self.read
             and reader is not None
             and reader.is_at_its_end()
         )
@@ -173,7 +171,7 @@ class Place:
             return {**state, "done": [*done, BATCHES], "used": 0}
         if self._is_open:
             state["opening"] = self._opening
-        if self._loader is not None and used == self._read > 0:
+        if self._loader is not None and used == self.read > 0:
             state["loader"] = self._loader.state_dict()
         return state
 

@@ -127,7 +127,7 @@ class RunSpan:
 
     def _close(self, outcome: str) -> None:
         self.outcome = outcome
-        self.spans.is_closed = True
+        self.spans.end()
         try:
             self.spans.emitter.emit("run_closed", outcome=outcome)
         finally:

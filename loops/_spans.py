@@ -7,6 +7,7 @@ so whatever a handler raises, none is closed twice.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class Spans:
         `run_started` was emitted.
     resumed_from : str or None
         The checkpoint that the run goes on from.
+    is_under_way : bool
+        `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
         The run is over; nothing can be emitted any more.
     """
@@ -73,7 +76,10 @@ class Spans:
         self.passing: Callable[[], Pass | None] = lambda: None
         self.has_started = False
         self.resumed_from: str | None = None
+        self.is_under_way = False
         self.is_closed = False
+        self._watched: set[weakref.ref[object]] = set()
+        self._has_lost_some = False
         self._loose = Report()
         self._position: Mapping[str, Any] = {}  # in an epoch that a resumed run goes on with
 
@@ -102,10 +108,15 @@ class Spans:
         if self.is_closed:
             raise RuntimeError("this Run is over; make another one")
         if not self.has_started:
-            self.has_started = True
+            self.has_started = self.is_under_way = True
             self.emitter.emit(
                 "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
             )
+
+    def end(self) -> None:
+        """The run is over."""
+        self.is_closed = True
+        self.is_under_way = False
 
     # -- opening
 
@@ -162,6 +173,10 @@ class Spans:
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported, for the innermost open span."""
+        if not self.is_under_way:
+            self.start()
+        if self._has_lost_some:
+            self.close_left()
         if self.validation is not None:
             self.validation.record(values)
         elif self.batch is not None:
@@ -217,8 +232,22 @@ class Spans:
 
     # -- closing
 
+    def watch(self, owner: object) -> None:
+        """Notice when a loop is gone: Python drops it at `break` or `return`."""
+        self._watched.add(weakref.ref(owner, self._lose))
+
+    def _lose(self, owner: weakref.ref[object]) -> None:
+        # Python calls this wherever it happens to be, so it only notes what `close_left` acts on.
+        self._watched.discard(owner)
+        self._has_lost_some = True
+
     def close_left(self) -> None:
         """Close the spans whose loop was left by `break` or `return`, and those inside them."""
+        if self._has_lost_some:
+            self._close_left()
+            self._has_lost_some = False
+
+    def _close_left(self) -> None:
         epoch, batch, validation = self.epoch, self.batch, self.validation
         if epoch is not None:
             epoch.note_left_passes()
@@ -237,13 +266,16 @@ class Spans:
 
     def end_body_of_steps(self, owner: object, call: str) -> None:
         """The loop over steps asks for its next: end the body of its last one."""
-        self.close_left()
-        self._close_validation(call)
-        if self.batch is not None:
-            if self.batch.owner() is owner:
-                self.batch.leave()
+        if self._has_lost_some:
+            self.close_left()
+        if self.validation is not None:
+            self._close_validation(call)
+        batch = self.batch
+        if batch is not None:
+            if batch.owner() is owner:
+                batch.leave()
             else:
-                self.batch.close(Ending.LEFT)
+                batch.close(Ending.LEFT)
         if self.ranks is not None and self.batch is None:
             self.ranks.before_step()
 

@@ -204,7 +204,8 @@ class Run:
         ValueError
             A key that was reported already, or a tensor of more than one element.
         """
-        self._use().record(values)
+        span = self._span  # `_spans` is one call more, in each step
+        (self._spans if span is None else span.spans).record(values)
 
     @overload
     def emit(self, signal: str, /, **fields: Any) -> Answers: ...
@@ -235,9 +236,11 @@ class Run:
         return spans.emitter.transform(signal, value, **fields)
 
     def _use(self) -> Spans:
-        self._spans.start()
-        self._spans.close_left()
-        return self._spans
+        spans = self._spans
+        if not spans.is_under_way:
+            spans.start()
+        spans.close_left()
+        return spans
 
     def _fill_in(self, signal: Any, fields: dict[str, Any]) -> None:
         declaration = self.bus.signal(signal).declaration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -69,6 +70,7 @@ scripts = st.one_of(
     st.tuples(st.just("emit elsewhere"), st.sampled_from(LOOPS)),
     st.tuples(st.just("transform"), st.integers(0, 9)),
     st.tuples(st.just("detach"), st.integers(0, MOST_SUBSCRIPTIONS)),
+    st.tuples(st.just("forget"), st.integers(0, MOST_SUBSCRIPTIONS)),
     st.tuples(st.just("mute and emit"), st.sampled_from(NESTED), fields),
 )
 specs = st.fixed_dictionaries(
@@ -126,12 +128,38 @@ class Side:
         actor.receiver = self.bus.signal(signal).connect(actor.plain)
         actor.plain_signal = signal
 
+    def connect_weakly(self, signal: str, script: Script) -> None:
+        actor = Actor(self, f"h{len(self.actors)}", script)
+        self.actors.append(actor)
+        actor.receiver = actor.as_function()
+        actor.is_weak = True
+        actor.plain_signal = signal
+        self.bus.signal(signal).connect(actor.receiver)
+
+    def forget(self, place: int) -> None:
+        """Let go of one that is connected weakly: it is gone at once, unless it is being called."""
+        weak = [each for each in self.actors if each.is_weak and each.receiver is not None]
+        if not weak or weak[place % len(weak)].under_way:
+            return
+        actor = weak[place % len(weak)]
+        self.about_to_forget(actor)
+        held = weakref.ref(actor.receiver)
+        actor.receiver = None
+        assert held() is None, "something holds a receiver that was connected weakly"
+
+    def about_to_forget(self, actor: Actor) -> None:
+        """Tell the naive bus, which cannot learn it from the collector."""
+        forgets = getattr(self.bus.signal(actor.plain_signal), "forgets", None)
+        if forgets is not None:
+            forgets(actor.receiver)
+
     def detach(self, place: int) -> None:
         if not self.actors:
             return
         actor = self.actors[place % len(self.actors)]
         if actor.plain_signal is not None:
-            self.bus.signal(actor.plain_signal).disconnect(actor.receiver)
+            if actor.receiver is not None:
+                self.bus.signal(actor.plain_signal).disconnect(actor.receiver)
             return
         try:
             self.bus.detach(actor)
@@ -163,6 +191,20 @@ class Actor:
         self.calls = 0
         self.receiver: Any = None
         self.plain_signal: str | None = None
+        self.is_weak = False
+        self.under_way = 0
+
+    def as_function(self) -> Callable[..., Any]:
+        """Return a function that nobody holds but who asked for it."""
+
+        def receive(sender: object, **sent: Any) -> Any:
+            self.under_way += 1
+            try:
+                return self.plain(sender, **sent)
+            finally:
+                self.under_way -= 1
+
+        return receive
 
     def __call__(self, event: Any) -> Any:
         self.side.trace.append((self.name, event.name, event.sender, outline_fields(event.fields)))
@@ -214,6 +256,9 @@ class Actor:
 
     def do_detach(self, place: int) -> None:
         self.side.detach(place)
+
+    def do_forget(self, place: int) -> None:
+        self.side.forget(place)
 
     def do_subscribe(self, spec: Spec, script: Script) -> None:
         if len(self.side.actors) < MOST_SUBSCRIPTIONS:

@@ -102,6 +102,7 @@ class NaiveSubscription:
     plain: bool = False
     emissions: Counter[str] = field(default_factory=Counter)
     spent: bool = False
+    collected: bool = False
     failures_in_a_row: int = 0
     switched_off: bool = False
 
@@ -171,6 +172,10 @@ class NaiveBus:
         return sorted(hearing, key=lambda each: (-each.priority, each.sequence))
 
 
+def _collected(sender: object, **sent: Any) -> None:
+    """Stand where a receiver was that is gone."""
+
+
 @dataclass(frozen=True)
 class NaiveSignal:
     """What plain blinker code uses."""
@@ -182,6 +187,13 @@ class NaiveSignal:
         if not any(s.plain and s.handler is receiver for s in self.bus.subscriptions):
             self.bus.on(self.name, plain=True)(receiver)
         return receiver
+
+    def forgets(self, receiver: Any) -> None:
+        """Know that a receiver is about to be collected: it is called no more, not even now."""
+        for each in self.bus.subscriptions:
+            if each.plain and each.handler is receiver:
+                each.collected, each.handler = True, _collected
+        self.disconnect(_collected)
 
     def disconnect(self, receiver: Any) -> None:
         held = self.bus.subscriptions
@@ -263,7 +275,7 @@ class NaiveEmitter:
             raise failed[0]
 
     def _call(self, each: NaiveSubscription, event: Event) -> None:
-        if not each.is_due(event) or (each.once and each.spent):
+        if each.collected or not each.is_due(event) or (each.once and each.spent):
             return
         if each.once:
             each.spent = True

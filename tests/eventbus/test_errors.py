@@ -163,10 +163,21 @@ def test_several_failures_at_run_closed_come_as_a_group(bus: EventBus, loop: Emi
     assert list(caught.value.exceptions) == errors
 
 
-def test_an_interrupt_at_run_closed_goes_on(bus: EventBus, loop: Emitter) -> None:
-    bus.on("run_closed")(raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupt_at_run_closed_goes_on_when_the_others_have_closed(
+    bus: EventBus, loop: Emitter
+) -> None:
+    recorder, first, second = Recorder(), KeyboardInterrupt(), SystemExit(3)
+    bus.on("run_closed")(raising(first))
+    bus.on("run_closed")(recorder.handler("closer"))
+    bus.on("run_closed")(raising(second))
+    bus.on("run_closed")(recorder.failing("broken", ValueError("broken")))
+    bus.on("run_closed", on_error="isolate")(recorder.handler("last"))
+    with pytest.raises(SystemExit) as caught:
         loop.emit("run_closed", outcome="failed")
+    assert caught.value is second
+    assert second.__context__ is first
+    assert recorder.calls == ["closer", "broken", "last"]
+    assert bus.open_runs == ()
 
 
 # -- nested emissions

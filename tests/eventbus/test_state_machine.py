@@ -1,4 +1,4 @@
-"""The bus against the naive model: any sequence of operations, also from inside handlers."""
+"""The bus against the naive model: any operations in any order, also inside handlers (T14)."""
 
 from __future__ import annotations
 
@@ -77,6 +77,15 @@ class BusMachine(RuleBasedStateMachine):
     @rule(signal=st.sampled_from(SIGNALS), script=scripts)
     def connect_plainly(self, signal: str, script: Script) -> None:
         self.on_both(lambda side: side.connect(signal, script))
+
+    @precondition(lambda self: self.made < MOST_SUBSCRIPTIONS)
+    @rule(signal=st.sampled_from(SIGNALS), script=calm_scripts)
+    def connect_weakly(self, signal: str, script: Script) -> None:
+        self.on_both(lambda side: side.connect_weakly(signal, script))
+
+    @rule(place=st.integers(0, MOST_SUBSCRIPTIONS))
+    def forget(self, place: int) -> None:
+        self.on_both(lambda side: side.forget(place))
 
     @rule(place=st.integers(0, MOST_SUBSCRIPTIONS))
     def detach(self, place: int) -> None:

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from eventbus.handlers import _checkpoint_attempts
 from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_manifest import Manifest
 from eventbus.handlers._files import Files
+
+CHANGES = [
+    "makedirs",
+    "mkdir",
+    "create",
+    "write",
+    "fsync",
+    "fsync_directory",
+    "rename",
+    "replace",
+    "unlink",
+    "rmdir",
+]
+"""The operations of `Files` that change the disk."""
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class Failing(Files):
+    """A file system on which the n-th change raises, and with `for_good` each one after it.
+
+    With `end`, that is called instead, with the exit code of a process that was killed.
+    """
+
+    def __init__(
+        self,
+        at: int,
+        error: BaseException,
+        for_good: bool = False,
+        end: Callable[[int], object] | None = None,
+    ) -> None:
+        self.at, self.error, self.for_good, self.end = at, error, for_good, end
+        self.count = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in CHANGES:
+            self.count += 1
+            if self.count == self.at or (self.for_good and self.count > self.at):
+                if self.end is not None:
+                    self.end(137)
+                raise self.error
+        return super().__getattribute__(name)
 
 
 def draft(step: int, **changes: Any) -> Manifest:
@@ -38,3 +86,13 @@ def newest_step(path: Path) -> int | None:
     assert saved.manifest.step == loaded["loop"]["step"]
     assert torch.equal(loaded["weights"], state(loaded["loop"]["step"])["weights"])
     return int(loaded["loop"]["step"])
+
+
+def unfinished(path: Path) -> list[str]:
+    return [entry.name for entry in path.iterdir() if entry.name.startswith(".unfinished")]
+
+
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the process that starts after this one died, with the same id as in a container."""
+    monkeypatch.setattr(_checkpoint_attempts, "_TOKEN", os.urandom(4).hex())
+    monkeypatch.setattr(_checkpoint_attempts, "_under_way", set())

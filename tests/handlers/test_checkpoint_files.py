@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -18,39 +19,7 @@ from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_loading import CheckpointError
 from eventbus.handlers._files import Files
 
-from .saving import draft, newest_step, state
-
-CHANGES = [
-    "makedirs",
-    "mkdir",
-    "create",
-    "write",
-    "fsync",
-    "fsync_directory",
-    "rename",
-    "replace",
-    "unlink",
-    "rmdir",
-]
-
-
-class Died(BaseException):
-    """The process is gone."""
-
-
-class Failing(Files):
-    """A file system on which the n-th change raises, and with `for_good` each one after it."""
-
-    def __init__(self, at: int, error: BaseException, for_good: bool = False) -> None:
-        self.at, self.error, self.for_good = at, error, for_good
-        self.count = 0
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in CHANGES:
-            self.count += 1
-            if self.count == self.at or (self.for_good and self.count > self.at):
-                raise self.error
-        return super().__getattribute__(name)
+from .saving import CHANGES, Died, Failing, another_process, draft, newest_step, state, unfinished
 
 
 def save(folder: Folder, step: int) -> Path:
@@ -61,10 +30,6 @@ def save(folder: Folder, step: int) -> Path:
     for superseded in before:
         folder.remove(superseded)
     return saved.path
-
-
-def unfinished(path: Path) -> list[str]:
-    return [entry.name for entry in path.iterdir() if entry.name.startswith(".unfinished")]
 
 
 @pytest.fixture
@@ -81,15 +46,9 @@ def changes_of_a_save(path: Path) -> int:
 
 def every_failpoint(path: Path) -> Iterator[tuple[int, Path]]:
     total = changes_of_a_save(path / "counted")
-    assert total > 20
+    assert total > 15
     for at in range(1, total + 1):
         yield at, path / str(at)
-
-
-def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be the process that starts after this one died, with the same id as in a container."""
-    monkeypatch.setattr(_checkpoint_attempts, "_TOKEN", os.urandom(4).hex())
-    monkeypatch.setattr(_checkpoint_attempts, "_under_way", set())
 
 
 # -- what a save leaves
@@ -185,6 +144,7 @@ def test_death_at_any_operation_leaves_the_previous_or_the_new(
         step = newest_step(path)
         seen.add(step)
         assert step in (10, 20), f"operation {at}"
+        assert (path / (path / "latest").read_text().strip() / "manifest.json").exists()
         another_process(monkeypatch)
         save(Folder(path, Files()), 30)
         assert newest_step(path) == 30
@@ -232,8 +192,9 @@ def test_attempt_of_a_dead_process_is_swept(folder: Folder) -> None:
 )
 def test_what_may_be_alive_or_not_ours_is_not_swept(folder: Folder, name: str) -> None:
     (folder.path / name).mkdir(parents=True)
-    folder.sweep()
+    save(folder, 10)  # of the same step as the leftover
     assert (folder.path / name).is_dir()
+    assert newest_step(folder.path) == 10
 
 
 def test_attempt_under_way_in_this_process_is_not_swept(folder: Folder) -> None:
@@ -277,6 +238,20 @@ def test_failing_disk_leaves_the_previous_intact(tmp_path: Path, code: int) -> N
         assert unfinished(path) == [], f"operation {at}"
         assert newest_step(path) in (10, 20)
     assert failures > 10
+
+
+def test_disk_that_fails_for_good_leaves_the_previous_and_what_is_left_is_swept_later(
+    tmp_path: Path,
+) -> None:
+    broken = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    for at, path in itertools.islice(every_failpoint(tmp_path), 0, None, 3):
+        save(Folder(path, Files()), 10)
+        with contextlib.suppress(CheckpointError):
+            save(Folder(path, Failing(at, broken, for_good=True)), 20)
+        assert newest_step(path) in (10, 20), f"operation {at}"
+        save(Folder(path, Files()), 30)
+        assert newest_step(path) == 30
+        assert unfinished(path) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])

@@ -6,6 +6,7 @@ import dataclasses
 from collections import OrderedDict, namedtuple
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,6 +177,25 @@ def test_a_report_of_what_is_no_number_is_an_error(
         for _ in run.batches([1]):
             with pytest.raises((TypeError, ValueError), match=message):
                 run.report(**values)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (float("-inf"), "-inf"),
+        (10**400, "inf"),
+        (-(10**400), "-inf"),
+        (True, "1.0"),
+        (np.float32(0.5), "0.5"),
+        (torch.tensor(float("nan")), "nan"),
+        (torch.tensor([[-0.0]], dtype=torch.bfloat16), "-0.0"),
+    ],
+)
+def test_a_report_takes_any_number_there_is(
+    bus: EventBus, transcript: Transcript, value: Any, number: str
+) -> None:
+    report_in_a_batch(bus, loss=value)
+    assert repr(finished(transcript)["metrics"]["loss"]) == number
 
 
 def test_fields_of_a_batch_need_a_batch(bus: EventBus) -> None:
