@@ -43,7 +43,7 @@ def _measured(effort: Effort, rivals: Iterable[Rival], compiled: str) -> list[Ro
     seconds = statistics.median(taken for taken, _ in own)
     torch = any(has_torch for _, has_torch in own)
     return [
-        Row("import", "`import eventbus`", "eventbus", 1000 * seconds, "ms", GOAL_MS),
+        Row("import", "import", "eventbus", 1000 * seconds, "ms", GOAL_MS),
         Row("import", "modules of torch that it loads", "eventbus", float(torch), "", 0.0),
         *(_theirs(rival, compiled) for rival in rivals),
     ]

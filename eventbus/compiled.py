@@ -19,7 +19,10 @@ a plan that has settled, source like this is written, compiled once, and called 
             _underway.compiled = False
         return _failed(_error, {...})
 
-It knows the happy path alone. An answer, a failure, a field that was not sent: all else is handed
+`emit(name, **fields)` has its fields as one dict, so it calls a twin that takes them so. The twin
+is made when it is first asked for, for the names that were sent until then.
+
+Each knows the happy path alone. An answer, a failure, a field that was not sent: all else is handed
 over to `dispatch`, at the handler where it came up. So there is one place that says what happens,
 and this one cannot say anything else.
 
@@ -35,7 +38,7 @@ import linecache
 import sys
 from collections.abc import Callable
 from types import CodeType, MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from eventbus import dispatch
 from eventbus.answers import Answers
@@ -48,7 +51,10 @@ if TYPE_CHECKING:
     from eventbus.plan import Plan, PlannedCall
     from eventbus.port import Port
 
-__all__ = ["can_compile", "compile_emit"]
+__all__ = ["ByName", "by_name_when_asked", "can_compile", "compile_emit"]
+
+ByName: TypeAlias = Callable[[dict[str, Any]], "Answers | None"]
+"""Emits the fields in a dict, or returns None: it was made for other ones."""
 
 _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -79,8 +85,38 @@ def _is_settled(planned: PlannedCall) -> bool:
 
 
 def compile_emit(port: Port[...], plan: Plan) -> Callable[..., Answers]:
-    """Make the function for a plan."""
-    writer = Writer(port, plan)
+    """Make the function for a plan, with a parameter for each field."""
+    return _compiled(port, plan, Writer(port, plan))
+
+
+def _compile_by_name(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> ByName:
+    """Make the function for emissions by name, which takes the fields as one dict.
+
+    Parameters
+    ----------
+    shape
+        The names of the fields that are sent, as a rule; it declines all others.
+    """
+    writer = Writer(port, plan, shape)
+    return _compiled(port, plan, writer) if writer.fits else _decline
+
+
+def by_name_when_asked(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> ByName:
+    """Return what makes that function when it is called first; most signals are emitted one way."""
+
+    def first(fields: dict[str, Any]) -> Answers | None:
+        by_name = _compile_by_name(port, plan, shape)
+        port.signal.install_by_name(port, plan, by_name)
+        return by_name(fields)
+
+    return first
+
+
+def _decline(fields: dict[str, Any]) -> None:
+    return None
+
+
+def _compiled(port: Port[...], plan: Plan, writer: Writer) -> Callable[..., Answers]:
     source = writer.write()
     namespace = writer.names
     namespace.update(_shared_names(port, plan))

@@ -16,6 +16,7 @@ from eventbus.pending import Pending
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
+    from eventbus.compiled import ByName
     from eventbus.event_signal import EventSignal
     from eventbus.port import Port
 
@@ -63,7 +64,8 @@ class Emitter:
         self.reach = (sender, self.inner)  # what a plan depends on
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
         self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
-        self.settled: dict[Any, Callable[..., Answers]] = {}  # the compiled ones, likewise
+        self.settled: dict[Any, ByName] = {}  # the compiled ones, likewise
+        self.kept: dict[Any, Callable[[dict[str, Any]], bool]] = {}  # transforms for nobody
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -92,19 +94,31 @@ class Emitter:
         """
         emit = self.settled.get(signal)
         if emit is not None:
-            try:
-                return emit(**fields)
-            except TypeError as error:  # context, or a slip
-                if not of_the_call(error):
-                    raise
+            answers = emit(fields)
+            if answers is not None:
+                return answers
+        return self.emit_slowly(signal, fields)
+
+    def emit_fields(self, signal: Any, fields: dict[str, Any]) -> Answers:
+        """Emit fields that are in a dict already, which is the bus's from then on."""
+        emit = self.settled.get(signal)
+        if emit is not None:
+            answers = emit(fields)
+            if answers is not None:
+                return answers
         return self.emit_slowly(signal, fields)
 
     def emit_slowly(self, signal: Any, fields: dict[str, Any]) -> Answers:
         """Emit fields that nobody has checked yet, and perhaps context with them."""
-        return self.signal(signal).interpret(fields, sys._getframe(1))
+        port = self.signal(signal)
+        answers = port.emit_settled(fields) if port.settled else None
+        return port.interpret(fields, sys._getframe(1)) if answers is None else answers
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
+        keeps = self.kept.get(signal)
+        if keeps is not None and keeps(fields):
+            return value
         return self.signal(signal).transform(value, **fields)
 
     @overload
@@ -152,11 +166,6 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"<Emitter {self.sender!r}, run {self.context['run_id']}>"
-
-
-def of_the_call(error: TypeError) -> bool:
-    """Tell whether arguments did not fit the compiled function itself, nothing that it called."""
-    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:

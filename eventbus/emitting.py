@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, cast, overload
 
 from eventbus.answers import Answers, Request
 from eventbus.declaration import Declaration
-from eventbus.emitter import Emitter, of_the_call
+from eventbus.emitter import Emitter
 from eventbus.event_signal import EventSignal
 from eventbus.frames import surrounding
 from eventbus.inbox import Inbox, Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from eventbus.bus import EventBus
+    from eventbus.compiled import ByName
 
 __all__ = ["LoopsSide"]
 
@@ -28,7 +27,7 @@ class LoopsSide:
     inert: bool
     inbox: Inbox
     root: Emitter
-    _settled: dict[Any, Callable[..., Answers]]
+    _settled: dict[Any, ByName]
 
     def bind(
         self,
@@ -84,11 +83,9 @@ class LoopsSide:
         """
         emit = self._settled.get(signal)
         if emit is not None:
-            try:
-                return emit(**fields)
-            except TypeError as error:  # `sender`, context, or a slip
-                if not of_the_call(error):
-                    raise
+            answers = emit(fields)
+            if answers is not None:
+                return answers
         return self._emitter(fields).emit_slowly(signal, fields)
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:

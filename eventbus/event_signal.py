@@ -17,6 +17,7 @@ from eventbus.wire import OrderedNamedSignal, Roster
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
+    from eventbus.compiled import ByName
     from eventbus.emitter import Emitter
 
 __all__ = ["EventSignal"]
@@ -158,11 +159,25 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             self._ports.append(weakref.ref(port))
         return port
 
-    def install(self, port: Port[...], plan: Plan, emit: Callable[..., Answers]) -> None:
-        """Have a port use a function made for a plan, if that is still the plan."""
+    def install(
+        self, port: Port[...], plan: Plan, emit: Callable[..., Answers], by_name: ByName
+    ) -> None:
+        """Have a port use functions made for a plan, if that is still the plan."""
         with self._lock:
             if self._plans.get(port.emitter.reach) is plan:
-                port.settle(emit)
+                port.settle(emit, by_name)
+
+    def install_by_name(self, port: Port[...], plan: Plan, by_name: ByName) -> None:
+        """Have a port that is settled use this one by name, if the plan is still the plan."""
+        with self._lock:
+            if port.settled and self._plans.get(port.emitter.reach) is plan:
+                port.settle_by_name(by_name)
+
+    def install_keeper(self, port: Port[...]) -> None:
+        """Have a port pass over this transform, if still nobody listens."""
+        with self._lock:
+            if self._plans.get(port.emitter.reach) == ():
+                port.settle_for_nobody()
 
     def changed(self) -> None:
         """Drop what was built from who was connected."""

@@ -16,10 +16,13 @@ from eventbus.event import Event
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
 
-__all__ = ["MARK", "UNSENT", "Underway", "interpreters", "sent", "surrounding"]
+__all__ = ["MARK", "SENT", "UNSENT", "Underway", "interpreters", "sent", "surrounding"]
 
 MARK = "_eb_port"
 """The global by which the frame of a compiled function is known; its value is the port."""
+
+SENT = "_eb_fields"
+"""The parameter of a compiled function that takes all fields as one dict."""
 
 interpreters: set[CodeType] = set()
 """The functions of `dispatch` whose local `event` is the emission under way."""
@@ -84,8 +87,7 @@ def _event_in(frame: FrameType) -> Event | None:
     if port is None:
         return None
     values = frame.f_locals
-    return Event(
-        port.signal,
-        port.emitter,
-        sent({name: values[name] for name in port.signal.declaration.fields}),
-    )
+    fields = values.get(SENT)
+    if fields is None:
+        fields = sent({name: values[name] for name in port.signal.declaration.fields})
+    return Event(port.signal, port.emitter, fields)

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.emitter import Emitter
     from eventbus.event_signal import EventSignal
+    from eventbus.pending import Pending
     from eventbus.port import Port
 
 __all__ = [
     "inert_bus",
     "inert_emitter",
     "inert_handle",
+    "inert_pending",
     "inert_port",
     "inert_signal",
     "silence_in_children",
@@ -42,6 +44,11 @@ def inert_bus() -> EventBus:
 def inert_emitter(sender: str | None) -> Emitter:
     """Return what an emitter unpickles to."""
     return inert_bus().bind(sender=sender)
+
+
+def inert_pending() -> Pending:
+    """Return what pending answers unpickle to: none."""
+    return inert_emitter(None).pending
 
 
 def inert_port(sender: str | None, signal: str) -> Port[...]:

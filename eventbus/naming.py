@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import functools
+import operator
+import sys
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["check_label", "check_own_name", "is_same", "label_of", "name_of", "redefinition_key"]
+__all__ = [
+    "check_label",
+    "check_own_name",
+    "class_of",
+    "defines",
+    "is_same",
+    "label_of",
+    "name_of",
+    "redefinition_key",
+]
 
 
 def name_of(thing: Any) -> str:
@@ -38,6 +49,31 @@ def redefinition_key(handler: Any) -> tuple[str, str] | None:
     if "<" in name or name == "_":
         return None
     return handler.__module__, name
+
+
+def class_of(handler: Any) -> type | None:
+    """Return the class of an object, or of the one that a method is of.
+
+    None for functions and modules.
+    """
+    if isinstance(handler, functools.partial):
+        return class_of(handler.func)
+    if isinstance(handler, FunctionType | ModuleType | type):
+        return None
+    return type(handler.__self__ if isinstance(handler, MethodType) else handler)
+
+
+def defines(kind: type) -> bool:
+    """Tell whether a class is what its name means in its module.
+
+    It is not where it was defined again since, and never where a function has made it: of such
+    there may well be several.
+    """
+    module = sys.modules.get(kind.__module__)
+    try:
+        return operator.attrgetter(kind.__qualname__)(module) is kind
+    except AttributeError:
+        return False
 
 
 def check_own_name(name: Any) -> None:

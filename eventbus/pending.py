@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from typing import Any
 
 from eventbus.answers import Answer, Answers, Request, Stop
 from eventbus.inbox import Inbox
@@ -97,6 +98,11 @@ class Pending:
                     self._inbox.heard = max(self._inbox.heard, self._read)
             finally:
                 self._reading.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from eventbus.inert import inert_pending
+
+        return inert_pending, ()
 
     def _look(self) -> None:
         # Set first, looked at after: an answer that another thread gives meanwhile is not missed.

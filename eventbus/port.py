@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.frames import surrounding
+from eventbus.frames import Underway, surrounding
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from eventbus.compiled import ByName
     from eventbus.emitter import Emitter
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
+    from eventbus.pending import Pending
     from eventbus.plan import Plan
 
 __all__ = ["Port"]
@@ -58,19 +60,25 @@ class Port(Generic[P]):
         self._runs = 0
         self.settled = False
         self._put(None)
+        for key in self._keys():
+            self.emitter.settled.pop(key, None)
+            self.emitter.kept.pop(key, None)
 
-    def settle(self, emit: Callable[P, Answers]) -> None:
-        """Use a function that was made for the handlers of the moment."""
+    def settle(self, emit: Callable[P, Answers], by_name: ByName) -> None:
+        """Use functions that were made for the handlers of the moment."""
         self._put(emit)
+        self.settle_by_name(by_name)
         self.settled = True
+
+    def settle_by_name(self, by_name: ByName) -> None:
+        """Use this one where the signal is given by name, with its fields in a dict."""
+        self.emitter.settled.update(dict.fromkeys(self._keys(), by_name))
+
+    def _keys(self) -> tuple[Any, ...]:
+        return self.signal.name, self.signal.declaration, self.signal
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
         shadow(self, emit)
-        for key in (self.signal.name, self.signal.declaration, self.signal):
-            if emit is None:
-                self.emitter.settled.pop(key, None)
-            else:
-                self.emitter.settled[key] = emit
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return whose emission it is, inside of `outer`."""
@@ -79,8 +87,21 @@ class Port(Generic[P]):
     def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit the fields, given by name; return all pending answers."""
         assert not args, "fields are given by name"
+        settled: Callable[..., Answers] | None = vars(self).get("emit")
+        if settled is not None:  # `emit = port.emit` was kept from before
+            return settled(**fields)
         self.signal.refuse_context(fields)
         return self.interpret(fields, sys._getframe(1))
+
+    def emit_settled(self, fields: dict[str, Any]) -> Answers | None:
+        """Emit by the compiled function; None where that does not take these fields."""
+        emit: Callable[..., Answers] | None = vars(self).get("emit")
+        try:
+            return emit(**fields) if emit is not None else None
+        except TypeError as error:  # context, or a slip
+            if not _is_of_the_call(error):
+                raise
+        return None
 
     def slow(self, fields: dict[str, Any]) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
@@ -90,14 +111,16 @@ class Port(Generic[P]):
     def interpret(self, fields: dict[str, Any], start: FrameType | None) -> Answers:
         """Emit by interpreting, from the code in frame `start`."""
         outer = surrounding(self.emitter.bus, start)
+        shape = tuple(fields)  # as they were sent: a nested emission is filled in
         answers = dispatch.emit(self.signal, self.origin(outer), fields, outer)
         if not self.settled:
-            self._warm_up()
+            self._warm_up(shape)
         return answers
 
     def transform(self, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
         if self._is_for_nobody(fields):
+            self.signal.install_keeper(self)
             return value
         outer = surrounding(self.emitter.bus, sys._getframe(1))
         return dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
@@ -116,7 +139,15 @@ class Port(Generic[P]):
             and not signal.has_context(fields)
         )
 
-    def _warm_up(self) -> None:
+    def settle_for_nobody(self) -> None:
+        """Have the emitter keep the values of this transform without asking here."""
+        declaration = self.signal.declaration
+        assert declaration is not None, "it has a value"
+        names = declaration.fields.keys() - {declaration.value}
+        keeps = _keeper(self.emitter.pending, self.emitter.bus.underway, frozenset(names))
+        self.emitter.kept.update(dict.fromkeys(self._keys(), keeps))
+
+    def _warm_up(self, shape: tuple[str, ...]) -> None:
         plan = self.signal.plan(self.emitter)
         if plan is not self._plan:
             self._plan, self._runs = plan, 0
@@ -125,12 +156,34 @@ class Port(Generic[P]):
             from eventbus import compiled  # late: importing eventbus stays quick
 
             if compiled.can_compile(self, plan):
-                self.signal.install(self, plan, compiled.compile_emit(self, plan))
+                emit = compiled.compile_emit(self, plan)
+                by_name = compiled.by_name_when_asked(self, plan, shape)
+                self.signal.install(self, plan, emit, by_name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_port
 
         return inert_port, (self.emitter.sender, self.signal.name)
+
+
+def _keeper(
+    pending: Pending, underway: Underway, names: frozenset[str]
+) -> Callable[[dict[str, Any]], bool]:
+    """Return what tells whether a transform to which nobody listens leaves its value as it is."""
+
+    def keeps(fields: dict[str, Any]) -> bool:
+        return (
+            pending.quiet
+            and not (underway.compiled or underway.interpreted)
+            and fields.keys() <= names
+        )
+
+    return keeps
+
+
+def _is_of_the_call(error: TypeError) -> bool:
+    """Tell whether arguments did not fit the compiled function itself, nothing that it called."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 class RootPort(Port[P]):

@@ -12,7 +12,7 @@ from eventbus.declaration import Declaration
 from eventbus.errors import AttachError, SignalError
 from eventbus.event_signal import EventSignal
 from eventbus.names import check_name, covers, is_pattern
-from eventbus.naming import is_same, label_of, redefinition_key
+from eventbus.naming import class_of, defines, is_same, label_of, redefinition_key
 from eventbus.signals import STANDARD
 from eventbus.subscription import Options, Receiver, Subscription
 from eventbus.worker import Worker
@@ -37,6 +37,7 @@ class Registry:
         self._signals: dict[str, EventSignal[...]] = {}
         self._subscriptions: dict[Subscription, None] = {}  # in the order they were made
         self._by_definition: dict[Any, dict[Subscription, None]] = {}
+        self._classes: dict[tuple[str, str], type] = {}  # of what came last under each name
 
     # -- signals
 
@@ -172,6 +173,29 @@ class Registry:
             self.forget(subscription.handler)
         return [label_of(subscription.handler) for subscription in old]
 
+    def replace_instances(self, handler: Any) -> dict[str, bool]:
+        """Detach the objects of a class that was defined again since.
+
+        Returns their names, and whether each had state.
+        """
+        kind = class_of(handler)
+        if kind is None or self._is_latest(kind) or not defines(kind):
+            return {}
+        attached = [one for one in self.attachments if _is_older(one.thing, kind)]
+        for attachment in attached:
+            attachment.detach()
+        subscribed = [one for one in self.subscriptions if _is_older(one.handler, kind)]
+        for subscription in subscribed:
+            subscription.detach()
+        names = dict.fromkeys((one.name for one in subscribed), False)
+        return {**names, **{one.name: one.has_state for one in attached}}
+
+    def _is_latest(self, kind: type) -> bool:
+        with self._lock:
+            latest = self._classes.setdefault((kind.__module__, kind.__qualname__), kind)
+            self._classes[kind.__module__, kind.__qualname__] = kind
+        return latest is kind
+
     def _note_definition(self, subscription: Subscription) -> None:
         key = redefinition_key(subscription.handler)
         if key is not None and not subscription.options.everywhere:
@@ -216,3 +240,11 @@ class Registry:
         self._lock = threading.RLock()
         for signal in self._signals.values():
             signal.renew_lock()
+
+
+def _is_older(held: Any, kind: type) -> bool:
+    """Tell whether something is of an earlier definition of a class."""
+    other = class_of(held)
+    if other is None or other is kind:
+        return False
+    return (other.__module__, other.__qualname__) == (kind.__module__, kind.__qualname__)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus.calling import REQUIRED, Want
 from eventbus.declaration import CONTEXT
 from eventbus.event import MAPPINGS
+from eventbus.frames import SENT
 from eventbus.subscription import Receiver
 from eventbus.windows import Windows
 
@@ -35,6 +36,12 @@ PREFIX = "_eb_"
 class Writer:
     """Writes the source for one plan, and collects what its own names stand for.
 
+    Parameters
+    ----------
+    shape
+        Write a function for emissions by name with just these fields, which takes them as one dict.
+        Without, write one that takes all the signal's fields as parameters.
+
     Attributes
     ----------
     names : dict
@@ -44,9 +51,10 @@ class Writer:
         blamed without noting before each call who is next.
     """
 
-    def __init__(self, port: Port[...], plan: Plan) -> None:
+    def __init__(self, port: Port[...], plan: Plan, shape: tuple[str, ...] | None = None) -> None:
         self.port = port
         self.plan = plan
+        self.shape = shape
         declaration = port.signal.declaration
         assert declaration is not None, "see can_compile"
         self.fields = list(declaration.fields)
@@ -55,9 +63,18 @@ class Writer:
         self.lines: list[str] = []
         self.handler_lines: dict[int, int] = {}  # of the source, to the index in the plan
 
+    @property
+    def fits(self) -> bool:
+        """Tell whether the shape has all that the function is sure to read, and fields alone."""
+        shape = set(self.fields if self.shape is None else self.shape)
+        return set(self._required()) <= shape <= set(self.fields)
+
     def write(self) -> str:
         """Return the source of a function `emit`."""
-        self._head()
+        if self.shape is None:
+            self._head()
+        else:
+            self._head_by_name(self.shape)
         if self.plan:
             self._body()
         else:
@@ -74,10 +91,28 @@ class Writer:
         self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
         self._put(2, f"return {self._slow()}")
 
+    def _head_by_name(self, shape: tuple[str, ...]) -> None:
+        # One dict, as `emit(name, **fields)` has it: to spread it over parameters costs more.
+        self._put(0, f"def emit({SENT}):")
+        self._put(1, f"if len({SENT}) != {len(shape)}:")
+        self._put(2, "return None")
+        if shape:
+            self._put(1, "try:")
+            self._put(2, "; ".join(f"{name} = {SENT}[{name!r}]" for name in shape))
+            self._put(1, "except KeyError:")
+            self._put(2, "return None")
+        self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
+        self._put(2, f"return {self._slow()}")
+
     def _slow(self) -> str:
         return f"_eb_slow({self._sent()})"
 
+    def _is_never_sent(self, name: str) -> bool:
+        return self.shape is not None and name not in self.shape
+
     def _sent(self) -> str:
+        if self.shape is not None:
+            return SENT
         items = ", ".join(f"{name!r}: {name}" for name in self.fields)
         return f"_eb_sent({{{items}}})"
 
@@ -147,9 +182,10 @@ class Writer:
 
     def _show_mappings(self) -> None:
         for name in MAPPINGS:
-            if name in self.fields:
+            if name in (self.fields if self.shape is None else self.shape):
+                also = "" if self.shape is None else f" = {SENT}[{name!r}]"
                 self._put(1, f"if {name}.__class__ is dict:")
-                self._put(2, f"{name} = _eb_view({name})")
+                self._put(2, f"{name}{also} = _eb_view({name})")
 
     def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):
@@ -210,7 +246,9 @@ class Writer:
     def _refuse_unsent(self, depth: int, index: int, receiver: Receiver) -> None:
         for want in receiver.subscription.wants.each:
             if want.default is REQUIRED and want.name in self.fields and want.name != self.clock:
-                self._handler(depth, index, f"if {want.name} is _eb_unsent: raise _eb_not_sent")
+                never = self._is_never_sent(want.name)
+                test = "" if never else f"if {want.name} is _eb_unsent: "
+                self._handler(depth, index, f"{test}raise _eb_not_sent")
 
     def _call_with_event(self, depth: int, index: int, planned: PlannedCall) -> None:
         self.names[f"_eb_t{index}"] = planned.take
@@ -257,10 +295,12 @@ class Writer:
         return self._constant(known.get(want.name, want.default))
 
     def _field(self, receiver: Receiver, want: Want) -> str | None:
-        if want.default is not REQUIRED:
-            default = self._constant(want.default)
-            return f"({default} if {want.name} is _eb_unsent else {want.name})"
-        return want.name
+        if want.default is REQUIRED:
+            return want.name
+        default = self._constant(want.default)
+        if self._is_never_sent(want.name):
+            return default
+        return f"({default} if {want.name} is _eb_unsent else {want.name})"
 
     def _constant(self, value: Any) -> str:
         name = f"_eb_c{len(self.names)}"

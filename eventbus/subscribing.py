@@ -130,6 +130,9 @@ class HandlersSide:
     def _replace(self, handler: Any) -> None:
         for name in self.registry.replace_redefined(handler):
             log().warning("handler %r was defined again: the new one replaces it", name)
+        for name, had_state in self.registry.replace_instances(handler).items():
+            note = ", and its state is not carried over" if had_state else ""
+            log().warning("handler %r was defined again: the new one replaces it%s", name, note)
 
     def attach(
         self,
@@ -146,7 +149,9 @@ class HandlersSide:
 
         The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
         still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
-        checkpoints under its name: the class's, unless `name` is given.
+        checkpoints under its name: the class's, unless `name` is given. Where the class was
+        defined again, as when a notebook's cell is run again, the objects of the old one are
+        detached, and a line says so; the new object keeps its own state.
 
         Raises
         ------

@@ -63,6 +63,9 @@ class Profile:
     ...     _ = bus.emit("epoch_finished", epoch=1, step=10)
     >>> [(row.handler, row.signal, row.calls) for row in profile.rows]
     [('report', 'epoch_finished', 1)]
+    >>> print(profile)  # doctest: +SKIP
+    total ms  each ms  calls  handler  signal
+       0.003    0.003      1  report   epoch_finished
     """
 
     def __init__(self, bus: EventBus) -> None:
@@ -73,6 +76,19 @@ class Profile:
     def rows(self) -> list[HandlerTime]:
         """One for each handler and signal, the costliest first."""
         return sorted(self._rows.values(), key=lambda row: -row.duration_s)
+
+    def __str__(self) -> str:
+        """Return the rows as a table, the costliest first; those that took no time are left out."""
+        rows = [row for row in self.rows if row.duration_s]
+        if not rows:
+            return "no handler was called"
+        table = [("total ms", "each ms", "calls", "handler", "signal"), *map(_cells, rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(_line(cells, widths) for cells in table)
+
+    def __repr__(self) -> str:
+        total_s = sum(row.duration_s for row in self.rows)
+        return f"<Profile: {total_s:.6f} s in {sum(row.calls for row in self.rows)} calls>"
 
     def row(self, handler: str, signal: str) -> HandlerTime | None:
         """Return one row, or None where the handler was not called."""
@@ -110,3 +126,16 @@ class Profile:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _cells(row: HandlerTime) -> tuple[str, ...]:
+    times = f"{1000 * row.duration_s:.3f}", f"{1000 * row.mean_s:.3f}"
+    return (*times, str(row.calls), row.handler, row.signal)
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    """Put numbers below each other by their ends, names by their beginnings."""
+    padded = list(zip(cells, widths, strict=True))
+    numbers = [text.rjust(width) for text, width in padded[:3]]
+    names = [text.ljust(width) for text, width in padded[3:]]
+    return "  ".join(numbers + names).rstrip()

@@ -24,12 +24,10 @@ def append(path: Path, record: bytes) -> None:
     """
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
     try:
-        before = os.fstat(file).st_size
-        try:
-            _write_whole(file, record, path)
-        except OSError:
-            os.ftruncate(file, before)
-            raise
+        written = os.write(file, record)
+        if written < len(record):  # the disk is full, or a limit on file size is reached
+            os.ftruncate(file, os.fstat(file).st_size - written)
+            raise OSError(errno.ENOSPC, "no room for the whole record", str(path))
     finally:
         os.close(file)
 
@@ -74,11 +72,6 @@ def sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _write_whole(file: int, record: bytes, path: Path) -> None:
-    if os.write(file, record) < len(record):  # the disk is full, or a limit on file size is reached
-        raise OSError(errno.ENOSPC, "no room for the whole record", str(path))
 
 
 def _aside(path: Path, number: int) -> Path:

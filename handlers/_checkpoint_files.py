@@ -209,7 +209,7 @@ class Folder:
         It loses its name first, so a process that dies here leaves no half of a checkpoint.
         """
         try:
-            strange = self._strangers(saved.path, {*saved.manifest.files, MANIFEST})
+            strange = self.strangers(saved)
             if strange:
                 logger.warning("%s is kept, for it holds %s", saved.path, strange)
                 return
@@ -218,6 +218,10 @@ class Folder:
             self._discard(doomed)
         except OSError as error:
             logger.warning("%s is not deleted: %s", saved.path, cause(error))
+
+    def strangers(self, saved: SavedCheckpoint) -> str:
+        """Name what a checkpoint's directory holds besides it; such a one is never deleted."""
+        return self._strangers(saved.path, {*saved.manifest.files, MANIFEST})
 
     def sweep(self) -> None:
         """Delete what processes that died, or failed attempts of this one, left unfinished."""
@@ -255,6 +259,12 @@ def load_newest(path: Path, files: Files) -> tuple[SavedCheckpoint, dict[str, An
     CheckpointError
         There is none, or it is damaged.
     """
+    if path.is_file():
+        near = path.parent / MANIFEST
+        wanted = f"write {path.parent}" if near.exists() else "give the directory of a checkpoint"
+        raise CheckpointError(f"{path} is a file: {wanted}, or a directory of them", path=path)
+    if not path.exists():
+        raise CheckpointError(f"there is no directory {path}", path=path)
     if (path / MANIFEST).exists():
         match = _NAME.fullmatch(path.name)  # one that somebody renamed has no number
         saved = SavedCheckpoint(path, int(match[2]) if match else 0, read_manifest(path, files))

@@ -99,7 +99,9 @@ def load_checkpoint(path: Path, files: Files) -> dict[str, Any]:
 
 def _difference(expected: set[str], found: set[str]) -> ValueError:
     missing, extra = expected - found, found - expected
-    text = f"files missing: {sorted(missing)}, files not in its manifest: {sorted(extra)}"
+    told = [f"{name} is missing" for name in sorted(missing)]
+    told += [f"{name} is not in its manifest" for name in sorted(extra)]
+    text = ", ".join(told)
     return DamageError(text) if missing else ValueError(text)
 
 

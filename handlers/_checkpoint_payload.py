@@ -101,6 +101,9 @@ def _is_torch(value: Any) -> bool:
 class SummingWriter:
     """A file to `torch.save` into, that sums what passes and remembers why writing failed.
 
+    What is short is held until there is enough of it: `torch.save` writes a small state in more
+    than a hundred pieces, and each that goes to the disk lets another thread come between.
+
     Attributes
     ----------
     error : BaseException or None
@@ -111,19 +114,34 @@ class SummingWriter:
         self._files, self._file = files, file
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._held = bytearray()
         self.error: BaseException | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """Write and sum; the signature is that of any file."""
         size = len(data)
+        if size < _CHUNK:
+            self._held += data
+        if size >= _CHUNK or len(self._held) >= _CHUNK:
+            self.pass_on()
+        if size >= _CHUNK:
+            self._put(data)
+        return size
+
+    def pass_on(self) -> None:
+        """Write what is held."""
+        held, self._held = self._held, bytearray()
+        if held:
+            self._put(memoryview(held))
+
+    def _put(self, data: bytes | memoryview) -> None:
         try:
             self._files.write(self._file, data)
         except BaseException as error:
             self.error = self.error or error
             raise
         self._hash.update(data)
-        self._bytes += size
-        return size
+        self._bytes += len(data)
 
     def flush(self) -> None:
         """Do nothing: whoever opened the file brings it to the disk."""
@@ -146,6 +164,7 @@ def write_payload(files: Files, file: BinaryIO, state: Mapping[str, Any]) -> Sum
     writer = SummingWriter(files, file)
     try:
         torch.save(dict(state), cast("IO[bytes]", writer))  # it calls write and flush alone
+        writer.pass_on()
     except BaseException as error:
         if writer.error is not None and writer.error is not error:
             raise writer.error from None  # torch.save hides the cause behind "unexpected pos"

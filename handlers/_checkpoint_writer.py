@@ -61,7 +61,7 @@ class Writer:
         snapshot = self._buffers.copy(state)
         self._task = _Task(lambda: put(snapshot.wait()))
 
-    def settle(self, directory: Path, *, wait: bool) -> SavedCheckpoint | None:
+    def settle(self, directory: str | Path, *, wait: bool) -> SavedCheckpoint | None:
         """Return what has been saved since the last time, and None where nothing has.
 
         Raises
@@ -71,6 +71,8 @@ class Writer:
         BaseException
             What saving it raised.
         """
+        if self._task is None:  # nearly always, and asked after each step
+            return None
         self._leave_parent()
         task = self._task
         if task is None:
@@ -80,7 +82,7 @@ class Writer:
                 raise CheckpointError(
                     f"a checkpoint in {directory} is still not written after "
                     f"{self.longest_wait_s:g} s",
-                    path=directory,
+                    path=Path(directory),
                 )
             return None
         self._task = None

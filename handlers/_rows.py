@@ -12,6 +12,7 @@ from eventbus import Event
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
 
+_PLAIN = frozenset({type(None), bool, float, str})
 _NOTHING = object()
 _DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
 
@@ -61,6 +62,8 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def _unsubclassed(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, int) and not _fits_a_float(value):  # json and print may refuse it
         return math.inf if value > 0 else -math.inf
     for kind in (bool, int, float, str):  # an IntEnum or a numpy float64 prints as something else

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, Filter, Priority, Restored, RestoredState, every, handles
+from eventbus import Event, EventBus, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
 from ._checkpoint_arguments import check_arguments
@@ -176,7 +176,7 @@ class Checkpoint(WithoutBus):
 
     def save(self, event: Event) -> None:
         """Save now; called on the signals of `on`."""
-        self._settle(event, wait=True)
+        self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
         if shelf.monitor is not None:
@@ -191,14 +191,14 @@ class Checkpoint(WithoutBus):
             check_loadable(state, folder.path)
             put = functools.partial(shelf.put, folder, draft)
             if self._writer is None:
-                self._tell(event, put(state))
+                self._tell(event.bus, put(state))
             else:
                 self._writer.start(state, put)
         self._saved_whole = draft.step if event.name in _WHOLE else None
 
-    def settle(self, event: Event) -> None:
+    def settle(self, bus: EventBus) -> None:
         """Tell what another thread has saved meanwhile, or raise what kept it from that."""
-        self._settle(event, wait=False)
+        self._settle(bus, wait=False)
 
     @handles(*_ENDS, priority=Priority.DECIDE + 1)
     def save_at_end(self, event: Event, step: int | None = None) -> None:
@@ -211,19 +211,19 @@ class Checkpoint(WithoutBus):
     def save_after_failure(self, event: Event, exception: BaseException) -> None:
         """Save if told to; nothing that goes wrong here hides why the run failed."""
         try:
-            self._settle(event, wait=True)
+            self._settle(event.bus, wait=True)
             if self.on_failure and not has_other_ranks():
                 self.save(event)
-                self._settle(event, wait=True)
+                self._settle(event.bus, wait=True)
         except Exception as error:  # noqa: BLE001 - the run's own failure is the one to raise
             exception.add_note(f"no checkpoint was saved after this failure: {error}")
             logger.error("no checkpoint was saved after the run had failed", exc_info=error)
 
-    def _settle(self, event: Event, *, wait: bool) -> None:
+    def _settle(self, bus: EventBus, *, wait: bool) -> None:
         if self._writer is not None:
-            saved = self._writer.settle(Path(self.directory), wait=wait)
+            saved = self._writer.settle(self.directory, wait=wait)
             if saved is not None:
-                self._tell(event, saved)
+                self._tell(bus, saved)
 
     def _adopt(self, run_id: str | None) -> None:
         """Let go of an earlier run's checkpoints, unless this run was restored from one of them."""
@@ -234,13 +234,11 @@ class Checkpoint(WithoutBus):
     def _folder(self, event: Event) -> Folder:
         return Folder(directory_of(self.directory, event), self.files)
 
-    def _tell(self, event: Event, saved: SavedCheckpoint) -> None:
+    def _tell(self, bus: EventBus, saved: SavedCheckpoint) -> None:
         manifest = saved.manifest
         places = {"epoch": manifest.epoch, "step": manifest.step}
         known = {name: count for name, count in places.items() if count is not None}
-        event.bus.emit(
-            "checkpoint_saved", path=str(saved.path), metrics=dict(manifest.metrics), **known
-        )
+        bus.emit("checkpoint_saved", path=str(saved.path), metrics=dict(manifest.metrics), **known)
 
     # -- resuming
 
@@ -262,7 +260,7 @@ class Checkpoint(WithoutBus):
     @handles("run_finished", priority=Priority.PERSIST)
     def finish(self, event: Event) -> None:
         """Wait for what is being written; warn where nothing saved had the metric."""
-        self._settle(event, wait=True)
+        self._settle(event.bus, wait=True)
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
         if monitor is not None and saved_here and not monitor.seen:
@@ -272,7 +270,7 @@ class Checkpoint(WithoutBus):
     def close(self, event: Event, outcome: str) -> None:
         """Wait for what is being written, and give the memory back."""
         try:
-            self._settle(event, wait=True)
+            self._settle(event.bus, wait=True)
         except Exception as error:
             if outcome != "failed":
                 raise

@@ -21,27 +21,29 @@ TOLD = ("outputs", "targets")
 """What `batch_finished` carries as it was reported."""
 
 
-class Body:
-    """One passage through the body of a loop over batches: its batch, report, size and time."""
+class Body(Report):
+    """One passage through the body of a loop over batches: its batch, time, and what it reports."""
 
-    __slots__ = ("batch", "began_s", "has_batch", "report")
+    __slots__ = ("batch", "began_s", "has_batch")
 
     def __init__(self, batch: Any = None, has_batch: bool = True) -> None:
+        self.metrics = {}  # one is made for each batch: without a call of `super`
+        self.fields = {}
+        self.made = False
         self.batch = batch
         self.has_batch = has_batch
-        self.report = Report()
         self.began_s = perf_counter()
 
     @property
     def size(self) -> int:
         """The reported batch size, else dimension 0 of the first tensor in the batch, else 1."""
-        reported = self.report.fields.get("batch_size")
+        reported = self.fields.get("batch_size") if self.fields else None
         size = first_size(self.batch) if reported is None else reported
         return 1 if size is None else size
 
-    def fields(self) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """Return what `batch_finished` says of the batch, where there was one."""
-        reported, told = self.report.fields, {}
+        reported, told = self.fields, {}
         if reported:
             told = {key: reported[key] for key in TOLD if reported.get(key) is not None}
         if self.has_batch and self.batch is not None:
@@ -62,7 +64,26 @@ class BatchSpan:
         True on the last micro-batch, where the optimizer steps.
     told_to_skip : bool
         The loop has seen a `SkipBatch` among the answers to what it emitted.
+    data_wait_s : float or None
+        Host time that the loop waited for data; None in a loop that reads none.
     """
+
+    __slots__ = (
+        "_body",
+        "_duration_s",
+        "_last",
+        "_means",
+        "_size",
+        "_spans",
+        "_values",
+        "_weight",
+        "bodies",
+        "boundary",
+        "data_wait_s",
+        "owner",
+        "step",
+        "told_to_skip",
+    )
 
     def __init__(self, spans: Spans, owner: object) -> None:
         self._spans = spans
@@ -92,11 +113,7 @@ class BatchSpan:
 
     @property
     def _was_reported(self) -> bool:
-        return self._last is not None and self._last.report.made
-
-    def wait(self, seconds: float) -> None:
-        """Count host time that the loop waited for data."""
-        self.data_wait_s = (self.data_wait_s or 0.0) + seconds
+        return self._last is not None and self._last.made
 
     def enter(self, body: Body, boundary: bool) -> None:
         """Give the loop one more micro-batch."""
@@ -116,17 +133,19 @@ class BatchSpan:
         taken = epoch.taken if epoch is not None else ()
         if self._last is None:  # a handler of `batch_started` that has the Run
             self._last = Body()
-        self._last.report.add(values, self, taken)
+        self._last.add(values, self, taken)
 
     def __str__(self) -> str:
         return f"this batch (step {self.step})"
 
     def leave(self) -> None:
         """The body came to its end: the step is over at a boundary, else goes on."""
-        if self.boundary:
-            self.close(Ending.COMPLETED)
-        else:
+        if not self.boundary:
             self._fold()
+        elif self.bodies and not self.told_to_skip:
+            self._finish()
+        else:
+            self.close(Ending.COMPLETED)
 
     def close(self, ending: Ending, reason: str = "") -> None:
         """End the step: finished if its body ran to the end or reported, else skipped."""
@@ -158,11 +177,11 @@ class BatchSpan:
         spans.batch = None
         counts.steps_done = self.step
         spans.place.end_step(counts.batch_index)
+        values = self._values if self._means is None else self._means
         if spans.epoch is not None:
             self._count_in(spans.epoch.means)
-        values = self._values if self._means is None else self._means
         spans.last.update(values)
-        spans.emitter.emit("batch_finished", **self._fields(values))
+        spans.emitter.emit_fields("batch_finished", self._fields(values))
 
     def _fold(self) -> None:
         """Take what the body reported into the step."""
@@ -170,14 +189,16 @@ class BatchSpan:
         if body is None:
             return
         self._duration_s += perf_counter() - body.began_s
-        if not self.told_to_skip:
-            self._count(body.report.metrics, body.size)
-
-    def _count(self, values: dict[str, Value], size: int) -> None:
-        self._size += size
-        if not self._values:
-            self._values, self._weight = values, size  # of one micro-batch: their own mean
+        if self.told_to_skip:
             return
+        size = body.size
+        self._size += size
+        if self._values:
+            self._add_up(body.metrics, size)
+        else:
+            self._values, self._weight = body.metrics, size  # of one micro-batch: their own mean
+
+    def _add_up(self, values: dict[str, Value], size: int) -> None:
         if self._means is None:
             self._means = Means()
             self._means.add(self._values, self._weight)
@@ -190,14 +211,15 @@ class BatchSpan:
             means.merge(self._means)
 
     def _fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        fields = {} if self._last is None else self._last.fields()
+        fields = {} if self._last is None else self._last.told()
         fields["epoch"] = self._spans.counts.epoch
         fields["step"] = self.step
         fields["metrics"] = Metrics(values)
         fields["batch_size"] = self._size
         fields["duration_s"] = self._duration_s
         if "loss" in values:
-            fields["loss"] = settled(values["loss"])
+            loss = values["loss"]
+            fields["loss"] = loss if self._means is None else settled(loss)
         if self.data_wait_s is not None:
             fields["data_wait_s"] = self.data_wait_s
         return fields

@@ -93,6 +93,8 @@ class EpochSpan:
         spans = self._spans
         if self.open_passes and ending is not Ending.FAILED:
             self.note_undone()
+        if spans.ranks is not None and ending is not Ending.FAILED:
+            self.was_cut, self.was_left = spans.ranks.end_epoch(self.was_cut, self.was_left)
         spans.epoch = None
         metrics = self._metrics()
         pending = spans.pending()

@@ -32,6 +32,7 @@ class Epochs(Iterator[int]):
         self._spans = spans
         self._epochs = epochs
         self._is_over = False
+        spans.watch(self)
 
     def __next__(self) -> int:
         spans = self._spans
@@ -54,7 +55,11 @@ class Epochs(Iterator[int]):
 
     def _begin(self) -> bool:
         spans = self._spans
-        if spans.counts.epochs_done >= self._epochs or spans.pending().stop:
+        if spans.counts.epochs_done >= self._epochs:
+            return False
+        if spans.ranks is not None:
+            spans.ranks.before_epoch()
+        if spans.pending().stop:
             return False
         spans.open_epoch(self)
         if not spans.pending().stop:
@@ -109,9 +114,12 @@ class Batches(Pass, Iterator[T], Generic[T]):
         self._reader: Reader | None = None
 
     def __next__(self) -> T:
-        self._spans.start()
-        self._check_alone()
-        self._spans.end_body_of_steps(self, "run.batches()")
+        spans = self._spans
+        if not spans.is_under_way:
+            spans.start()
+        if self._reader is None:
+            self._check_alone()
+        spans.end_body_of_steps(self, "run.batches()")
         while self._goes_on():
             read = self._read()
             if read is not END:
@@ -130,6 +138,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
 
     def _goes_on(self) -> bool:
         """The safe point before a batch is loaded."""
+        if self._reader is not None and self._spans.heeded.quiet:  # as it is for nearly each step
+            return True
         if self._is_over or self._is_cut():
             return False
         if self._reader is None:
@@ -151,6 +161,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
         )
         tell_samplers(loader, epoch if spans.epoch is not None else 0)
         self._reader = spans.place.open(loader)
+        if spans.ranks is not None:
+            spans.ranks.open_data(self._reader, self.accumulate)
 
     def _is_cut(self) -> bool:
         # Within accumulated micro-batches the next one becomes the boundary instead, so that
@@ -172,6 +184,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def _read(self) -> Any:
         assert self._reader is not None
         batch = self._reader.next()
+        if self._spans.ranks is not None:
+            batch = self._spans.ranks.read(batch)
         if batch is END:
             self._end(done=True)
         return batch
@@ -181,9 +195,9 @@ class Batches(Pass, Iterator[T], Generic[T]):
         assert self._reader is not None
         spans, counts = self._spans, self._spans.counts
         span = spans.batch or spans.open_batch(self)
-        span.wait(self._reader.take_wait())
+        span.data_wait_s = self._reader.take_wait() + (span.data_wait_s or 0.0)
         counts.batch_index += 1
-        spans.place.note_batch()
+        spans.place.read += 1
         batch = spans.emitter.transform(
             "batch_loaded",
             batch,
@@ -193,7 +207,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         )
         is_given = _announce(spans, span) if span.bodies == 0 else not spans.skips()
         if is_given:
-            span.enter(Body(batch), self._is_boundary(span))
+            span.enter(Body(batch), self.accumulate == 1 or self._is_boundary(span))
         return batch, is_given
 
     def _is_boundary(self, span: BatchSpan) -> bool:
@@ -213,6 +227,7 @@ class Validation(Iterator[T], Generic[T]):
         self._loader = loader
         self._span: ValidationSpan | None = None
         self._is_over = False
+        spans.watch(self)
 
     def __next__(self) -> T:
         span = self._begin() if self._span is None else self._go_on(self._span)
@@ -263,11 +278,11 @@ class Validation(Iterator[T], Generic[T]):
 
 def _announce(spans: Spans, span: BatchSpan) -> bool:
     """Tell that a step begins, unless an answer is against it; say whether its body may run."""
-    emitter = spans.emitter
-    if not emitter.pending.quiet and _is_refused(spans, span):
+    emitter, heeded = spans.emitter, spans.heeded
+    if not heeded.quiet and _is_refused(spans, span):
         return False
     emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
-    return emitter.pending.quiet or not _is_refused(spans, span)
+    return heeded.quiet or not _is_refused(spans, span)
 
 
 def _is_refused(spans: Spans, span: BatchSpan) -> bool:

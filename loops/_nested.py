@@ -23,12 +23,17 @@ def first_size(batch: Any) -> int | None:
     8
     """
     if isinstance(batch, Tensor):
-        return int(batch.shape[0]) if batch.dim() else None
+        return _size(batch)
     for part in _parts(batch):
-        size = first_size(part)
+        size = _size(part) if isinstance(part, Tensor) else first_size(part)
         if size is not None:
             return size
     return None
+
+
+def _size(value: Tensor) -> int | None:
+    shape = value.shape
+    return shape[0] if shape else None
 
 
 def detached(value: Any) -> Any:

@@ -19,6 +19,12 @@ class Pass:
         self._spans = spans
         self._epoch: EpochSpan | None = None
         self._is_over = False
+        spans.watch(self)
+
+    @property
+    def is_under_way(self) -> bool:
+        """True from its first batch or step to its end, in the epoch in which it began."""
+        return not self._is_over and self._epoch is self._spans.epoch
 
     def _begin(self) -> None:
         spans = self._spans
@@ -31,7 +37,7 @@ class Pass:
     def _check_only_one(self) -> None:
         """Refuse two passes at a time: a checkpoint keeps the place in one."""
         other = self._spans.passing()
-        if other is None or other._is_over or other._epoch is not self._spans.epoch:
+        if other is None or not other.is_under_way:
             return
         raise RuntimeError(
             "a second run.batches() or run.steps() while one is open: take the other data as it "
@@ -41,6 +47,8 @@ class Pass:
 
     def _end(self, done: bool) -> None:
         self._is_over = True
+        if self._spans.ranks is not None:
+            self._spans.ranks.settle()
         epoch = self._spans.epoch
         if epoch is not None:
             epoch.open_passes = [one for one in epoch.open_passes if one() is not self]

@@ -31,6 +31,11 @@ class Place:
     ----------
     batch_index : int
         Micro-batches of the epoch, in all passes, that finished steps have used up.
+    read : int
+        Micro-batches of the pass under way that came out of the loader.
+    undone : list of str
+        Names of the validations in the body of a finished step that have not been done: a resumed
+        run goes on after that step, and never comes back to them.
     """
 
     def __init__(self) -> None:
@@ -45,11 +50,13 @@ class Place:
         self._behind: list[str] = []  # done in an earlier life, and not yet passed over
         self._done: list[str] = []
         self._done_in_step: list[str] = []
+        self.undone: list[str] = []
+        self._undone_in_step: list[str] = []
         self._start: Start | None = None
         self._close()
 
     def _close(self) -> None:
-        self._used = self._read = 0
+        self._used = self.read = 0
         self._is_open = False
         self._loader: Any = None
         self._reader: ref[Reader] | None = None
@@ -67,7 +74,7 @@ class Place:
             carry_on(loader, carried)
         reader, self._opening = opened(loader, start)
         self._is_open = True
-        self._used = self._read = 0 if start is None else start.used
+        self._used = self.read = 0 if start is None else start.used
         self._loader = loader if keeps_its_place(loader) else None
         self._reader = ref(reader)
         return reader
@@ -77,17 +84,15 @@ class Place:
         """Batches of the next pass that an earlier life has used up."""
         return 0 if self._start is None else self._start.used
 
-    def note_batch(self) -> None:
-        """One more micro-batch was read."""
-        self._read += 1
-
     def end_step(self, batch_index: int) -> None:
         """All batches read so far are used up."""
         self.batch_index = batch_index
-        self._used = self._read
+        self._used = self.read
         self._done_in_step = []
-        if self._is_open:
-            self._behind = []  # what was done within this step, and did not come again
+        if self._undone_in_step:
+            self.undone += self._undone_in_step
+            self._undone_in_step = []
+        self._behind = []  # what was done within this step, and did not come again
 
     def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
         """The pass is over: its data has ended, or the loop was left."""
@@ -96,6 +101,16 @@ class Place:
         if self._is_open and at_end and self._done.count(BATCHES) <= 1:
             self._ended = self._loader
         self._close()
+
+    def note_due(self, name: str, in_step: bool) -> None:
+        """A validation in the body of a step begins; it is undone until `settle`."""
+        (self._undone_in_step if in_step else self.undone).append(name)
+
+    def settle(self, name: str) -> None:
+        """A validation is done."""
+        for undone in (self._undone_in_step, self.undone):
+            if name in undone:
+                undone.remove(name)
 
     def note_validation(self, name: str, in_step: bool) -> None:
         """A validation is done that a resumed run would come to again."""
@@ -109,7 +124,10 @@ class Place:
 
     def passes_over_validation(self, name: str) -> bool:
         """Tell whether the next validation was done before the checkpoint."""
-        return self._passes_over(f"validation {name}")
+        is_behind = self._passes_over(f"validation {name}")
+        if is_behind:
+            self.settle(name)
+        return is_behind
 
     def _passes_over(self, what: str) -> bool:
         if not self._behind or (what == BATCHES and self._behind[0] != BATCHES):
@@ -135,7 +153,7 @@ class Place:
         reader = None if self._reader is None else self._reader()
         has_used_all = (
             self._loader is None
-            and used == self._read
+            and used == self.read
             and reader is not None
             and reader.is_at_its_end()
         )
@@ -145,18 +163,20 @@ class Place:
         carried = self._carried if self._ended is None else self._ended.state_dict()
         if carried is not None:
             state["carried"] = carried
+        if self.undone:
+            state["undone"] = list(self.undone)
         if self._start is not None:
             return {**state, **self._start.state()}  # restored, and not come to yet
         if has_used_all:
             return {**state, "done": [*done, BATCHES], "used": 0}
         if self._is_open:
             state["opening"] = self._opening
-        if self._loader is not None and used == self._read > 0:
+        if self._loader is not None and used == self.read > 0:
             state["loader"] = self._loader.state_dict()
         return state
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Be where `state` was taken."""
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """Be where `state` was taken, after `step`; tell once of what is not come back to."""
         self.begin()
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
@@ -165,3 +185,11 @@ class Place:
         used = state.get("used", self.batch_index)
         if used or "opening" in state:
             self._start = Start(used, state.get("opening"), state.get("loader"))
+        if undone := state.get("undone"):
+            log.warning(
+                "the checkpoint was saved within the body of step %d, before validation %s in it "
+                "was done; a resumed run goes on after that step and leaves it out (validate at "
+                "the top of the body, or save on 'validation_done': see Run.validate)",
+                step,
+                " and ".join(map(repr, undone)),
+            )

@@ -92,9 +92,9 @@ class Relay(RelayedRun):
         if span is None:
             return batch
         if wait_s is not None:
-            span.wait(wait_s)
+            span.data_wait_s = wait_s + (span.data_wait_s or 0.0)
         spans.counts.batch_index += 1
-        spans.place.note_batch()
+        spans.place.read += 1
         batch = spans.emitter.transform(
             "batch_loaded",
             batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -39,15 +39,19 @@ class Report:
     def add(self, values: Mapping[str, Any], place: object, taken: Collection[str] = ()) -> None:
         """Record `values`; messages say that they were reported for `place`."""
         metrics, fields = self.metrics, self.fields
-        for key in values:
-            if key in metrics or key in fields or key in taken:
-                raise ValueError(f"{key!r} was already reported for {place}")
+        if self.made or taken:  # the first report of a step, which is nearly each, has no doubles
+            self._refuse_doubles(values, place, taken)
         for key, value in values.items():
             if key in FIELDS:
                 fields[key] = _as_field(key, value)
             else:
                 metrics[key] = as_recorded(key, value)
         self.made = True
+
+    def _refuse_doubles(self, values: Iterable[str], place: object, taken: Collection[str]) -> None:
+        for key in values:
+            if key in self.metrics or key in self.fields or key in taken:
+                raise ValueError(f"{key!r} was already reported for {place}")
 
     def add_metrics(self, values: Mapping[str, Any], place: str, taken: Collection[str]) -> None:
         """Record `values` where there is no batch that fields could belong to."""

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from eventbus import Stop
 from eventbus.loops._closing import Ending, described, noted
 from eventbus.loops._metrics import Metrics
+from eventbus.loops._ranks import meet
 from eventbus.loops._spans import Spans
 from eventbus.loops._state import LoopState
 
 if TYPE_CHECKING:
     from eventbus import Emitter, EventBus
     from eventbus.loops._counts import Counts
+    from eventbus.loops._exchange import Wish
 
 __all__ = ["RunSpan"]
 
@@ -33,7 +35,12 @@ class RunSpan:
     """
 
     def __init__(
-        self, bus: EventBus, name: str | None, context: Mapping[str, Any], counts: Counts
+        self,
+        bus: EventBus,
+        name: str | None,
+        context: Mapping[str, Any],
+        counts: Counts,
+        ranks: Wish = "alone",
     ) -> None:
         outer = bus.open_runs
         _check_name(name, outer)
@@ -45,6 +52,7 @@ class RunSpan:
         self.spans = Spans(emitter, counts)
         self._prefix = f"{label}." if outer else ""
         self.state = LoopState(self.spans)
+        self._wish: Wish = ranks
         self._stops: tuple[Stop, ...] = ()
         self._has_finished = False
 
@@ -58,20 +66,27 @@ class RunSpan:
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
         try:
+            meet(self.spans, self._wish, self._outer)
             self.state.attach(self._bus, parts, self._prefix)
             restored = self.spans.emitter.emit("run_opened").restored
+            self.spans.resumed_from = None if restored is None else str(restored.path)
+            if self.spans.ranks is not None:
+                self.spans.ranks.open(self.spans.resumed_from)
         except BaseException as error:
             self.fail(error)
             raise
-        self.spans.resumed_from = None if restored is None else str(restored.path)
 
     def finish(self) -> None:
         """End the run as it should end; raise `SystemExit` if its `Stop` has an exit code."""
         try:
             self.spans.start()
             self.spans.close_all(Ending.LEFT)
+            if self.spans.ranks is not None:
+                self.spans.ranks.end()
             self._note_stops()
             self._emit_finished()
+            if self.spans.ranks is not None:
+                self.spans.ranks.part()
         except BaseException as error:
             self.fail(error)
             raise
@@ -80,6 +95,8 @@ class RunSpan:
 
     def fail(self, error: BaseException) -> None:
         """End the run after `error`; whatever handlers do meanwhile, each step is taken."""
+        if self.spans.ranks is not None:
+            self.spans.ranks.fail(error, described(error))
         self._note_stops()
         with ExitStack() as steps:  # taken from the last to the first, a second Ctrl-C or not
             steps.callback(_take, self._close, "failed", cause=error)
@@ -110,11 +127,13 @@ class RunSpan:
 
     def _close(self, outcome: str) -> None:
         self.outcome = outcome
-        self.spans.is_closed = True
+        self.spans.end()
         try:
             self.spans.emitter.emit("run_closed", outcome=outcome)
         finally:
             self.state.detach(self._bus)
+            if self.spans.ranks is not None:
+                self.spans.ranks.close()
 
     def _exit(self) -> None:
         """Leave the process if a `Stop` wants that, unless it is for an outer run to do.

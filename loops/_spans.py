@@ -7,6 +7,7 @@ so whatever a handler raises, none is closed twice.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ from eventbus.loops._validation import ValidationSpan
 
 if TYPE_CHECKING:
     from eventbus import Answers, Emitter, Stop, StopEpoch
+    from eventbus.loops._agreement import Agreement
     from eventbus.loops._counts import Counts
     from eventbus.loops._pass import Pass
+    from eventbus.loops._ranks import Ranks
+    from eventbus.pending import Pending
 
 __all__ = ["Spans"]
 
@@ -32,6 +36,11 @@ class Spans:
     Attributes
     ----------
     emitter : Emitter
+    heeded : Pending or Agreement
+        The answers that are heeded: those pending in this process, or those that all ranks have
+        agreed on.
+    ranks : Ranks or None
+        What the ranks meet at; None in a process that goes alone.
     counts : Counts
     last : dict
         The last value of each metric.
@@ -47,12 +56,16 @@ class Spans:
         `run_started` was emitted.
     resumed_from : str or None
         The checkpoint that the run goes on from.
+    is_under_way : bool
+        `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
         The run is over; nothing can be emitted any more.
     """
 
     def __init__(self, emitter: Emitter, counts: Counts) -> None:
         self.emitter = emitter
+        self.heeded: Pending | Agreement = emitter.pending
+        self.ranks: Ranks | None = None
         self.counts = counts
         self.last: dict[str, Any] = {}
         self.place = Place()
@@ -63,7 +76,10 @@ class Spans:
         self.passing: Callable[[], Pass | None] = lambda: None
         self.has_started = False
         self.resumed_from: str | None = None
+        self.is_under_way = False
         self.is_closed = False
+        self._watched: set[weakref.ref[object]] = set()
+        self._has_lost_some = False
         self._loose = Report()
         self._position: Mapping[str, Any] = {}  # in an epoch that a resumed run goes on with
 
@@ -74,28 +90,33 @@ class Spans:
 
     def pending(self) -> Answers:
         """Return the answers that are pending: what every safe point asks."""
-        return self.emitter.answers
+        return self.heeded.answers
 
     def cut(self) -> Stop | StopEpoch | None:
         """Return what ends the loop over batches or steps now; without epochs, only a `Stop`."""
-        if self.emitter.pending.quiet:  # nearly always, and several times a step
+        if self.heeded.quiet:  # nearly always, and several times a step
             return None
         pending = self.pending()
         return pending.stop or (pending.stop_epoch if self.epoch is not None else None)
 
     def skips(self) -> bool:
         """Tell whether this batch is to be left out."""
-        return not self.emitter.pending.quiet and self.pending().skip is not None
+        return not self.heeded.quiet and self.pending().skip is not None
 
     def start(self, epochs: int | None = None, steps: int | None = None) -> None:
         """Emit `run_started`, once: at the first use, when it is known how long the run will be."""
         if self.is_closed:
             raise RuntimeError("this Run is over; make another one")
         if not self.has_started:
-            self.has_started = True
+            self.has_started = self.is_under_way = True
             self.emitter.emit(
                 "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
             )
+
+    def end(self) -> None:
+        """The run is over."""
+        self.is_closed = True
+        self.is_under_way = False
 
     # -- opening
 
@@ -130,6 +151,8 @@ class Spans:
         self.start()
         self.close_left()
         self._close_validation("run.validation()")
+        if self.batch is not None or self._is_in_body:
+            self.place.note_due(name, in_step=self.batch is not None)
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
@@ -142,8 +165,18 @@ class Spans:
         span.start()
         return span
 
+    @property
+    def _is_in_body(self) -> bool:
+        """True in the body of a loop over batches or steps, also once its step is finished."""
+        passing = self.passing()
+        return passing is not None and passing.is_under_way
+
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported, for the innermost open span."""
+        if not self.is_under_way:
+            self.start()
+        if self._has_lost_some:
+            self.close_left()
         if self.validation is not None:
             self.validation.record(values)
         elif self.batch is not None:
@@ -170,8 +203,9 @@ class Spans:
         position = {"epoch": self.counts.under_way, **self.place.state()}
         if epoch is not None:
             position["so_far"] = epoch.state()
-        elif self._position:
-            position = {**self._position, **position, "epoch": self._position["epoch"]}
+        else:  # restored, and its epoch not come to yet; the place itself may have moved on
+            kept = ("epoch", "so_far")
+            position |= {key: self._position[key] for key in kept if key in self._position}
         last = {key: settled(value) for key, value in self.last.items()}
         return {**self.counts.state(), "last": last, "position": position}
 
@@ -181,7 +215,7 @@ class Spans:
         self.last.update(state.get("last", {}))
         self._position = state.get("position", {})
         if self._position:
-            self.place.restore(self._position)
+            self.place.restore(self._position, self.counts.steps_done)
 
     @property
     def resumes_in_epoch(self) -> bool:
@@ -198,8 +232,22 @@ class Spans:
 
     # -- closing
 
+    def watch(self, owner: object) -> None:
+        """Notice when a loop is gone: Python drops it at `break` or `return`."""
+        self._watched.add(weakref.ref(owner, self._lose))
+
+    def _lose(self, owner: weakref.ref[object]) -> None:
+        # Python calls this wherever it happens to be, so it only notes what `close_left` acts on.
+        self._watched.discard(owner)
+        self._has_lost_some = True
+
     def close_left(self) -> None:
         """Close the spans whose loop was left by `break` or `return`, and those inside them."""
+        if self._has_lost_some:
+            self._close_left()
+            self._has_lost_some = False
+
+    def _close_left(self) -> None:
         epoch, batch, validation = self.epoch, self.batch, self.validation
         if epoch is not None:
             epoch.note_left_passes()
@@ -218,13 +266,18 @@ class Spans:
 
     def end_body_of_steps(self, owner: object, call: str) -> None:
         """The loop over steps asks for its next: end the body of its last one."""
-        self.close_left()
-        self._close_validation(call)
-        if self.batch is not None:
-            if self.batch.owner() is owner:
-                self.batch.leave()
+        if self._has_lost_some:
+            self.close_left()
+        if self.validation is not None:
+            self._close_validation(call)
+        batch = self.batch
+        if batch is not None:
+            if batch.owner() is owner:
+                batch.leave()
             else:
-                self.batch.close(Ending.LEFT)
+                batch.close(Ending.LEFT)
+        if self.ranks is not None and self.batch is None:
+            self.ranks.before_step()
 
     def end_body_of_epochs(self, owner: object) -> None:
         """The loop over epochs asks for its next: end the body of its last one."""

@@ -74,7 +74,7 @@ class ValidationSpan:
         if self._spans.epoch is not None:
             self._spans.epoch.check_free(prefixed(self.name, values))
         if self._body is not None:
-            self._body.report.add(values, f"this batch of {place}", self._results.metrics)
+            self._body.add(values, f"this batch of {place}", self._results.metrics)
         else:
             self._results.add_metrics(values, place, self._means)
 
@@ -86,16 +86,16 @@ class ValidationSpan:
     def leave(self, ending: Ending) -> None:
         """The body of a batch came to its end."""
         body, self._body = self._body, None
-        if body is None or not (ending is Ending.COMPLETED or body.report.made):
+        if body is None or not (ending is Ending.COMPLETED or body.made):
             return
         size = body.size
-        self._means.add(body.report.metrics, size)
-        fields = body.fields()
-        if "loss" in body.report.metrics:
-            fields["loss"] = body.report.metrics["loss"]
+        self._means.add(body.metrics, size)
+        fields = body.told()
+        if "loss" in body.metrics:
+            fields["loss"] = body.metrics["loss"]
         self._emit(
             "validation_batch_finished",
-            metrics=Metrics(prefixed(self.name, body.report.metrics)),
+            metrics=Metrics(prefixed(self.name, body.metrics)),
             batch_size=size,
             duration_s=perf_counter() - body.began_s,
             data_wait_s=self._wait_s,
@@ -122,10 +122,12 @@ class ValidationSpan:
         spans.counts.rounds[self.name] = self.round
         values = self._values()
         spans.last.update(values)
+        spans.place.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
-            if spans.batch is not None or not spans.epoch.open_passes:
-                spans.place.note_validation(self.name, in_step=spans.batch is not None)
+        is_between = spans.epoch is not None and not spans.epoch.open_passes
+        if spans.batch is not None or is_between:
+            spans.place.note_validation(self.name, in_step=spans.batch is not None)
         self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from eventbus import Answers, Declaration, EventBus, Stop
 from eventbus.loops._counts import Counts
+from eventbus.loops._exchange import Wish, check_wish
 from eventbus.loops._iterators import Batches, Epochs, Steps, Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
@@ -54,6 +55,11 @@ class Run:
         `load_state_dict`, such as a gradient scaler.
     run_id
         What tells this run from all others; made up unless given.
+    ranks
+        "agree": where torch.distributed is initialised when the Run is opened, all ranks open it,
+        and an answer takes effect where all have agreed on it (`docs/several-ranks.md`). A group
+        of gloo instead of the default one, for fewer ranks or for a timeout of its own. "alone": a
+        Run that has nothing to do with other ranks. A Run inside another goes with that one.
 
     Examples
     --------
@@ -86,6 +92,7 @@ class Run:
         name: str | None = None,
         state: Mapping[str, Any] | None = None,
         run_id: str | None = None,
+        ranks: Wish = "agree",
     ) -> None:
         if not isinstance(bus, EventBus):
             raise TypeError(f"Run takes an EventBus; got {bus!r}")
@@ -94,7 +101,9 @@ class Run:
         for group, members in several.items():
             if members is not None and single[group[:-1]] is not None:
                 raise ValueError(f"give {group[:-1]}= or {group}=, not both")
+        check_wish(ranks)
         self.bus = bus
+        self._ranks: Wish = ranks
         self._name = name
         self._context = {**single, **several, "config": config, "run_id": run_id}
         self._parts = named_parts(single, several, state)
@@ -142,6 +151,14 @@ class Run:
         is "val" unless given. After `break` the validation is done with what was reported.
         In the body of a step: a step that was reported is finished first, one that was not stays
         open around the validation. Inside `with run.validation()` it is a part of that one.
+
+        Notes
+        -----
+        Resumed, a body is not entered in its middle. A validation at the top of the body of a
+        step is resumed exactly, if `if run.stop: break` follows it; one after the report if
+        checkpoints are saved on `validation_done`, one between the optimizer's step and the report
+        if on `batch_finished`, and not the other way round. What a `Stop` has cut there, or a
+        checkpoint on `batch_finished` has missed, a resumed run leaves out, with a warning.
         """
         return Validation(self._spans, loader, name)
 
@@ -186,7 +203,8 @@ class Run:
         ValueError
             A key that was reported already, or a tensor of more than one element.
         """
-        self._use().record(values)
+        span = self._span  # `_spans` is one call more, in each step
+        (self._spans if span is None else span.spans).record(values)
 
     @overload
     def emit(self, signal: str, /, **fields: Any) -> Answers: ...
@@ -204,6 +222,8 @@ class Run:
                 fields[key] = detached(fields[key])
         self._fill_in(signal, fields)
         answers = spans.emitter.emit(signal, *args, **fields)
+        if spans.ranks is not None:
+            answers = spans.ranks.heard(signal, answers)
         if answers.skip is not None and spans.batch is not None:
             spans.batch.told_to_skip = True
         return answers
@@ -215,9 +235,11 @@ class Run:
         return spans.emitter.transform(signal, value, **fields)
 
     def _use(self) -> Spans:
-        self._spans.start()
-        self._spans.close_left()
-        return self._spans
+        spans = self._spans
+        if not spans.is_under_way:
+            spans.start()
+        spans.close_left()
+        return spans
 
     def _fill_in(self, signal: Any, fields: dict[str, Any]) -> None:
         declaration = self.bus.signal(signal).declaration
@@ -268,7 +290,7 @@ class Run:
     def __enter__(self) -> Self:
         if self._span is not None:
             raise RuntimeError("a Run is opened once; make another one")
-        span = RunSpan(self.bus, self._name, self._context, self._counts)
+        span = RunSpan(self.bus, self._name, self._context, self._counts, self._ranks)
         self._span = span
         span.open(self._parts)
         return self

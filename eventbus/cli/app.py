@@ -112,9 +112,12 @@ def checkpoints(
         int | None,
         typer.Option(help="Delete all but so many of the newest, and the best."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --prune: say what it would delete, and do not.")
+    ] = False,
 ) -> None:
     """List the checkpoints in a directory; verify, show or prune them."""
-    run_checkpoints(CheckpointOptions(directory, verify, show, prune), _console())
+    run_checkpoints(CheckpointOptions(directory, verify, show, prune, dry_run), _console())
 
 
 @app.command(hidden=True)

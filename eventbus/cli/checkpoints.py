@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from eventbus.cli.checkpoint_list import (
+    SOUND,
+    moment,
+    numbers,
+    print_rows,
+    print_whole,
+    rows,
+    size,
+    verdict,
+)
 from eventbus.cli.errors import CommandError
 from eventbus.handlers._checkpoint_files import Folder, SavedCheckpoint, load_newest
-from eventbus.handlers._checkpoint_loading import CheckpointError, load_checkpoint, read_manifest
 from eventbus.handlers._checkpoint_manifest import MANIFEST
 from eventbus.handlers._checkpoint_shelf import ranked
 from eventbus.handlers._files import Files
@@ -22,8 +31,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["CheckpointOptions", "checkpoints"]
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True)
@@ -34,89 +41,76 @@ class CheckpointOptions:
     verify: bool = False
     show: str | None = None
     prune: int | None = None
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One directory with the name of a checkpoint."""
-
-    path: Path
-    saved: SavedCheckpoint | None  # None where its manifest cannot be read
-    state: str
+    dry_run: bool = False
 
 
 def checkpoints(options: CheckpointOptions, console: Console) -> None:
     """List, verify, show or prune; raise `CommandError` for what cannot be."""
-    if sum([options.verify, options.show is not None, options.prune is not None]) > 1:
-        raise CommandError("one of --verify, --show and --prune at a time")
-    if not options.directory.is_dir():
-        raise CommandError(f"there is no directory {str(options.directory)!r}")
+    _check(options)
+    folder = Folder(options.directory, Files())
     if options.show is not None:
         _show(options.directory, options.show, console)
     elif options.prune is not None:
-        _prune(Folder(options.directory, Files()), options.prune, console)
+        _prune(folder, options.prune, console, dry_run=options.dry_run)
     else:
-        _list(options, console)
+        _list(folder, console, verify=options.verify)
+
+
+def _check(options: CheckpointOptions) -> None:
+    if sum([options.verify, options.show is not None, options.prune is not None]) > 1:
+        raise CommandError("one of --verify, --show and --prune at a time")
+    if options.dry_run and options.prune is None:
+        raise CommandError("--dry-run goes with --prune: it says what that would delete")
+    directory = options.directory
+    wanted = "name the directory that a Checkpoint handler saves to"
+    if directory.is_file():
+        raise CommandError(f"{str(directory)!r} is a file: {wanted}")
+    if not directory.is_dir():
+        raise CommandError(f"there is no directory {str(directory)!r}: {wanted}")
+    if options.show is None and (directory / MANIFEST).is_file():
+        one = directory.absolute() if directory.name in ("", "..") else directory
+        raise CommandError(
+            f"{directory} is one checkpoint: write eventbus checkpoints {one.parent} "
+            f"--show {one.name}, or leave the last part away for all of them"
+        )
 
 
 # -- listing
 
 
-def _list(options: CheckpointOptions, console: Console) -> None:
-    folder = Folder(options.directory, Files())
-    rows = list(_rows(folder, options.verify))
-    if not rows:
-        raise CommandError(f"{options.directory} holds no checkpoint")
-    best = {saved.path for saved in _best([row.saved for row in rows if row.saved])}
-    console.print(_table(rows, best))
-    bad = sum(row.state not in ("", "sound") for row in rows)
-    if options.verify and bad:
-        raise CommandError(f"{bad} of {len(rows)} checkpoints cannot be used")
+def _list(folder: Folder, console: Console, *, verify: bool) -> None:
+    listed = list(rows(folder, verify))
+    unfinished = sum(entry.name.startswith(".unfinished-") for entry in os.scandir(folder.path))
+    if not listed:
+        raise CommandError(f"{folder.path} holds no checkpoint{_elsewhere(folder, unfinished)}")
+    print_rows(
+        listed, {one.path for one in _best([row.saved for row in listed if row.saved])}, console
+    )
+    if unfinished:
+        console.print(f"{unfinished} unfinished: {_UNFINISHED}", soft_wrap=True)
+    bad = sum(row.state not in ("", SOUND) for row in listed)
+    if verify and bad:
+        raise CommandError(f"{bad} of {_counted(len(listed))} cannot be used")
 
 
-def _rows(folder: Folder, verify: bool) -> Iterator[_Row]:
-    for number, path in folder.numbered():
-        try:
-            saved = SavedCheckpoint(path, number, read_manifest(path, folder.files))
-        except CheckpointError as error:
-            yield _Row(path, None, _why(error))
-        else:
-            yield _Row(path, saved, _verdict(saved, folder) if verify else "")
-    for _, path in folder.numbered(damaged=True):
-        yield _Row(path, None, "put aside as damaged")
+_UNFINISHED = "under way, or left by a process that died; the next save deletes what was left"
 
 
-def _verdict(saved: SavedCheckpoint, folder: Folder) -> str:
-    try:
-        load_checkpoint(saved.path, folder.files)
-    except CheckpointError as error:
-        return _why(error)
-    return "sound"
+def _elsewhere(folder: Folder, unfinished: int) -> str:
+    """Word where there are some instead: a directory for each run is usual."""
+    inside = [
+        Folder(Path(entry), folder.files) for entry in os.scandir(folder.path) if entry.is_dir()
+    ]
+    found = sorted(
+        str(one.path) for one in inside if os.access(one.path, os.R_OK) and one.numbered()
+    )
+    if found:
+        return f"; these in it do: {', '.join(found)}"
+    return f", but {unfinished} unfinished: {_UNFINISHED}" if unfinished else ""
 
 
-def _why(error: CheckpointError) -> str:
-    return str(error).partition("cannot be used: ")[2] or str(error)
-
-
-def _table(rows: Iterable[_Row], best: set[Path]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("name", "run", "epoch", "step", "size", "saved at", "metrics", "state"):
-        table.add_column(name, no_wrap=name == "name", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, _cells(row, best)))
-    return table
-
-
-def _cells(row: _Row, best: set[Path]) -> tuple[str, ...]:
-    if row.saved is None:
-        return (row.path.name, "", "", "", "", "", "", row.state)
-    facts = row.saved.manifest
-    words = [word for word in ("best" if row.path in best else "", row.state) if word]
-    size = _size(sum(each.bytes for each in facts.files.values()))
-    counts = tuple("–" if count is None else str(count) for count in (facts.epoch, facts.step))
-    run = facts.run or facts.run_id or "–"
-    metrics = _numbers(facts.metrics)
-    return (row.path.name, run, *counts, size, facts.saved_at, metrics, ", ".join(words))
+def _counted(number: int) -> str:
+    return f"{number} checkpoint" if number == 1 else f"{number} checkpoints"
 
 
 # -- showing
@@ -130,29 +124,37 @@ def _show(directory: Path, which: str, console: Console) -> None:
     for name, told in {
         "path": str(saved.path),
         "run": f"{facts.run or '–'} ({facts.run_id or 'no id'})",
-        "epoch, step": f"{facts.epoch}, {facts.step}",
-        "saved at": facts.saved_at,
-        "metrics": _numbers(facts.metrics),
+        "epoch, step": f"{_or_dash(facts.epoch)}, {_or_dash(facts.step)}",
+        "saved at": f"{moment(facts.saved_at)} UTC",
+        "metrics": numbers(facts.metrics),
+        "best by": "{metric}, {mode}".format_map(facts.best) if facts.best else "–",
         "versions": ", ".join(f"{name} {text}" for name, text in sorted(facts.versions.items())),
-        "files": ", ".join(f"{name} {_size(each.bytes)}" for name, each in facts.files.items()),
+        "files": ", ".join(f"{name} {size(each.bytes)}" for name, each in facts.files.items()),
         "state": "\n".join(_parts(state)),
     }.items():
         table.add_row(name, Text(told))
-    console.print(table)
+    print_whole(table, console)
+
+
+def _or_dash(count: int | None) -> str:
+    return "–" if count is None else str(count)
 
 
 def _loaded(directory: Path, which: str) -> tuple[SavedCheckpoint, dict[str, Any]]:
     inside = directory / which
     path = directory if which == "latest" else inside if inside.is_dir() else Path(which)
     if which != "latest" and not (path / MANIFEST).is_file():
-        raise CommandError(f"{which!r} is no checkpoint in {directory}, nor a path of one")
+        raise CommandError(
+            f"{which!r} is no checkpoint in {directory}, nor a path of one: "
+            f"eventbus checkpoints {directory} lists them"
+        )
     return load_newest(path, Files())
 
 
 def _parts(state: Mapping[str, Any]) -> Iterator[str]:
     for key, value in sorted(state.items()):
         inner = f"  {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
-        yield f"{key}  {_size(_tensor_bytes(value))} of tensors{inner}"
+        yield f"{key}  {size(_tensor_bytes(value))} of tensors{inner}"
 
 
 def _tensor_bytes(value: Any) -> int:
@@ -177,21 +179,39 @@ def _tensor_bytes(value: Any) -> int:
 # -- pruning
 
 
-def _prune(folder: Folder, keep: int, console: Console) -> None:
+def _prune(folder: Folder, keep: int, console: Console, *, dry_run: bool) -> None:
     """Delete all but the newest `keep` and the best; only what verifies counts as kept."""
     if keep < 1:
         raise CommandError(f"--prune keeps at least 1, got {keep}")
+    if not dry_run and not os.access(folder.path, os.W_OK):
+        raise CommandError(f"nothing is deleted: {folder.path} is not writable")
     there = folder.saved()
+    doomed = _superseded(there, folder, keep)
+    gone = [saved for saved in doomed if _goes(saved, folder, console, dry_run=dry_run)]
+    would = "would be" if dry_run else "is" if len(there) - len(gone) == 1 else "are"
+    left = _counted(len(there) - len(gone))
+    console.print(f"{left} {would} left in {folder.path}", soft_wrap=True)
+
+
+def _superseded(there: list[SavedCheckpoint], folder: Folder, keep: int) -> list[SavedCheckpoint]:
     newest = _sound(reversed(there), folder, keep)
     if not newest:
         raise CommandError(f"nothing is deleted: {folder.path} holds no checkpoint that verifies")
     kept = {saved.path for saved in (*newest, *_best(there, folder))}
     oldest_kept = newest[-1].sequence
-    for saved in there:
-        if saved.path not in kept and saved.sequence < oldest_kept:
-            folder.remove(saved)
-            console.print(f"{'kept' if saved.path.exists() else 'deleted'} {saved.path.name}")
-    console.print(f"{len(folder.saved())} checkpoints are left in {folder.path}", soft_wrap=True)
+    return [one for one in there if one.path not in kept and one.sequence < oldest_kept]
+
+
+def _goes(saved: SavedCheckpoint, folder: Folder, console: Console, *, dry_run: bool) -> bool:
+    """Delete one, or look whether it would be; say which, and whether it is gone."""
+    strange = folder.strangers(saved)
+    if not strange and not dry_run:
+        folder.remove(saved)
+    goes = not strange if dry_run else not saved.path.exists()
+    verb = ("would delete" if goes else "would keep") if dry_run else "deleted" if goes else "kept"
+    why = f": it holds {strange}" if strange else ""
+    console.print(f"{verb} {saved.path.name}{why}", soft_wrap=True)
+    return goes
 
 
 def _sound(
@@ -202,7 +222,7 @@ def _sound(
     for saved in candidates:
         if len(found) == most:
             break
-        if _verdict(saved, folder) == "sound":
+        if verdict(saved, folder) == SOUND:
             found.append(saved)
     return found
 
@@ -219,14 +239,3 @@ def _best(there: list[SavedCheckpoint], folder: Folder | None = None) -> list[Sa
     if folder is None:
         return [order[0] for order in orders if order]
     return [saved for order in orders for saved in _sound(order, folder, 1)]
-
-
-def _numbers(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:.6g}" for key, value in metrics.items()) or "–"
-
-
-def _size(size_bytes: float) -> str:
-    unit = 0
-    while size_bytes >= 1000 and unit < len(_UNITS) - 1:
-        size_bytes, unit = size_bytes / 1000, unit + 1
-    return f"{size_bytes:.0f} B" if unit == 0 else f"{size_bytes:.1f} {_UNITS[unit]}"

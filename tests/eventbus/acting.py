@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -174,8 +175,10 @@ class Side:
         else:
             self.trace.append(("result", result))
 
-    def emit(self, sender: str, signal: str, sent: dict[str, int]) -> Any:
-        return reasons(self.loops[sender].emit(signal, **only_known(signal, sent)))
+    def emit(self, sender: str, signal: str, sent: dict[str, int], typed: bool) -> Any:
+        loop = self.loops[sender]
+        emit = loop.signal(signal).emit if typed else partial(loop.emit, signal)
+        return reasons(emit(**only_known(signal, sent)))
 
 
 class Actor:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from eventbus import SkipBatch, Stop, StopEpoch
@@ -220,6 +222,9 @@ class NaiveEmitter:
     def answers(self) -> list[Any]:
         stops = self.parent.answers if self.parent is not None else []
         return self.own + [each for each in stops if isinstance(each, Stop)]
+
+    def signal(self, name: str) -> Any:
+        return SimpleNamespace(emit=partial(self.emit, name))
 
     def emit(self, signal: str, /, **fields: Any) -> list[Any]:
         """Return what is pending after the handlers and before anything is dropped."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import eventbus.port
 from eventbus import Emitter, EventBus, FieldError, Stop, at, every, from_, until
+from eventbus.frames import SENT
 from eventbus.signals import batch_finished
 from eventbus.source import FEW, UNROLLED
 
@@ -251,3 +254,112 @@ def test_after_an_interrupt_the_next_emission_is_outermost_again(bus: EventBus) 
     with pytest.raises(KeyboardInterrupt):
         signal.emit(epoch=1, step=3)
     assert not bus.underway
+
+
+def test_other_fields_than_at_first_are_carried_by_name_too(bus: EventBus, loop: Emitter) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(lambda step, loss=None, **rest: seen.append((step, loss, rest)))
+    bus.on("batch_finished")(lambda step, batch_size=1: seen.append((step, batch_size)))
+    steps(loop, 1, 2)
+    assert is_compiled(loop)
+    seen.clear()
+    loop.emit("batch_finished", step=3, epoch=1)
+    loop.emit("batch_finished", epoch=1, step=4, loss=0.5)
+    loop.emit("batch_finished", step=5, batch_size=8)
+    assert seen == [
+        (3, None, {"epoch": 1}),
+        (3, 1),
+        (4, 0.5, {"epoch": 1}),
+        (4, 1),
+        (5, None, {"batch_size": 8}),
+        (5, 8),
+    ]
+
+
+def test_as_many_fields_as_at_first_are_not_taken_for_the_same(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(lambda step, epoch=None: seen.append((epoch, step)))
+    steps(loop, 1, 2)
+    with pytest.raises(FieldError, match="did you mean 'epoch'"):
+        loop.emit("batch_finished", epch=1, step=3)
+    loop.emit("batch_finished", step=4, loss=0.5)
+    assert seen == [(1, 1), (1, 2), (None, 4)]
+
+
+def test_a_sender_and_context_are_taken_out_of_the_fields(bus: EventBus) -> None:
+    seen: list[Any] = []
+    bus.on("batch_finished")(lambda step, sender, model=None: seen.append((step, sender, model)))
+    for step in (1, 2):
+        bus.emit("batch_finished", step=step, sender="train", model="a model")
+    for step in (3, 4):
+        bus.emit("batch_finished", epoch=1, step=step)
+    bus.emit("batch_finished", step=5, sender="train")
+    bus.emit("batch_finished", step=6, model="another")
+    assert seen == [
+        (1, "train", "a model"),
+        (2, "train", "a model"),
+        (3, None, None),
+        (4, None, None),
+        (5, "train", None),
+        (6, None, "another"),
+    ]
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_dict_of_metrics_is_only_shown(bus: EventBus, loop: Emitter, typed: bool) -> None:
+    shown: list[Any] = []
+    bus.on("validation_done")(lambda metrics: shown.append(metrics))
+    bus.on("validation_done")(lambda event: shown.append(event.fields["metrics"]))
+    emit = loop.signal("validation_done").emit if typed else partial(loop.emit, "validation_done")
+    metrics = {"val_loss": 0.5}
+    for round_ in (1, 2, 3):
+        emit(name="val", round=round_, metrics=metrics)
+    assert shown == [metrics] * 6
+    for one in shown:
+        with pytest.raises(TypeError):
+            one["val_loss"] = 0.0
+
+
+def test_the_twin_is_shown_in_tracebacks_too(bus: EventBus, loop: Emitter) -> None:
+    def fail(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    bus.on("batch_finished")(fail)
+    steps(loop, 1, 2, 3)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        steps(loop, 4)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith("<eventbus batch_finished")]
+    assert [frame.line for frame in ours] == ["_eb_r = _eb_h0(step)"]
+    assert linecache.getline(ours[0].filename, 1) == f"def emit({SENT}):\n"
+
+
+def test_the_twin_goes_when_the_handlers_change_while_it_is_made(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[Any] = []
+
+    @bus.on("batch_finished")
+    def subscribe_another(step: int) -> None:
+        if step == 2:
+            bus.on("batch_finished")(keep(seen, "another"))
+
+    steps(loop, 1, 2, 3, 4)
+    assert seen == [("another", 3), ("another", 4)]
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_an_emit_kept_from_before_is_compiled_too(bus: EventBus, loop: Emitter, root: bool) -> None:
+    called_from: list[str] = []
+
+    @bus.on("batch_finished")
+    def look_around(step: int) -> None:
+        called_from.append(sys._getframe(1).f_code.co_filename)
+
+    emit = bus.signal(batch_finished).emit if root else loop.signal(batch_finished).emit
+    for step in (1, 2, 3):
+        emit(epoch=1, step=step)
+    assert [file.startswith("<eventbus") for file in called_from] == [False, True, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eventbus import Emitter, EventBus, Priority, every, handles
+from eventbus.timing import HandlerTime
 
 from .recorders import Recorder
 
@@ -156,3 +157,23 @@ def test_the_time_of_a_failing_handler_counts_too(bus: EventBus, loop: Emitter) 
     with bus.profile() as profile:
         loop.emit("run_started")
     assert [row.calls for row in profile.rows] == [1]
+
+
+def test_a_profile_prints_its_handlers_by_time(bus: EventBus) -> None:
+    profile = bus.profile()
+    for row in (HandlerTime("log", "run_started", 4, 0.002), HandlerTime("save", "x", 1, 1.5)):
+        profile._rows[row.handler, row.signal] = row
+    profile._rows["idle", "x"] = HandlerTime("idle", "x")
+    assert str(profile).splitlines() == [
+        "total ms   each ms  calls  handler  signal",
+        "1500.000  1500.000      1  save     x",
+        "   2.000     0.500      4  log      run_started",
+    ]
+    assert repr(profile) == "<Profile: 1.502000 s in 5 calls>"
+
+
+def test_a_profile_in_which_nothing_ran_says_so(bus: EventBus) -> None:
+    bus.on("run_started", name="logger")(lambda: None)
+    with bus.profile() as profile:
+        pass
+    assert str(profile) == "no handler was called"

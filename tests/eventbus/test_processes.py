@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -145,6 +146,15 @@ def test_emitters_and_handles_pickle_too(bus: EventBus) -> None:
     stub_loop, stub_handle = pickle.loads(pickle.dumps((loop, handle)))
     assert stub_loop.emit("run_started").stop is None
     stub_handle.detach()
+
+
+def test_pending_answers_pickle_to_none(bus: EventBus) -> None:
+    loop = bus.bind(sender="train")
+    bus.answer(Stop("here alone"))
+    assert loop.answers.stop is not None
+    for pending in (pickle.loads(pickle.dumps(loop.pending)), copy.deepcopy(loop.pending)):
+        assert pending.quiet
+        assert pending.answers.stop is None
 
 
 def test_a_stub_pickles_again(bus: EventBus) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import eventbus
-from eventbus import EventBus
+from eventbus import EventBus, port
 
 from . import naive_bus
 from .acting import (
@@ -32,6 +32,8 @@ from .acting import (
     specs,
 )
 
+WARM = port.WARM
+
 
 class BusMachine(RuleBasedStateMachine):
     """Does the same to both buses, and compares all that can be seen after each rule."""
@@ -43,6 +45,7 @@ class BusMachine(RuleBasedStateMachine):
         logging.disable(logging.CRITICAL)
 
     def teardown(self) -> None:
+        port.WARM = WARM
         self.muting.close()
         logging.disable(logging.NOTSET)
 
@@ -54,8 +57,9 @@ class BusMachine(RuleBasedStateMachine):
     def made(self) -> int:
         return len(self.sides[1].actors)
 
-    @initialize(cast=casts)
-    def begin(self, cast: list[tuple[Spec, Script]]) -> None:
+    @initialize(cast=casts, warm=st.sampled_from([0, 2, WARM]))
+    def begin(self, cast: list[tuple[Spec, Script]], warm: int) -> None:
+        port.WARM = warm  # compiled soon or late
         for spec, script in cast:
             self.subscribe(spec, script)
 
@@ -87,21 +91,26 @@ class BusMachine(RuleBasedStateMachine):
     def detach(self, place: int) -> None:
         self.on_both(lambda side: side.detach(place))
 
-    @rule(sent=emissions)
-    def emit(self, sent: list[tuple[str, str, dict[str, int]]]) -> None:
+    @rule(sent=emissions, typed=st.booleans())
+    def emit(self, sent: list[tuple[str, str, dict[str, int]]], typed: bool) -> None:
         for loop, signal, fields in sent:
-            self.emit_one(loop, signal, fields)
+            self.emit_one(loop, signal, fields, typed)
 
-    def emit_one(self, loop: str, signal: str, sent: dict[str, int]) -> None:
+    def emit_one(self, loop: str, signal: str, sent: dict[str, int], typed: bool) -> None:
         if signal == "batch_loaded":
             self.on_both(lambda side: side.loops[loop].transform(signal, 10, **sent))
         else:
-            self.on_both(lambda side: side.emit(loop, signal, sent))
+            self.on_both(lambda side: side.emit(loop, signal, sent, typed))
 
-    @rule(loop=st.sampled_from(LOOPS), step=st.integers(1, 9), number=st.integers(3, 6))
-    def emit_steps(self, loop: str, step: int, number: int) -> None:
+    @rule(
+        loop=st.sampled_from(LOOPS),
+        step=st.integers(1, 9),
+        number=st.integers(3, 6),
+        typed=st.booleans(),
+    )
+    def emit_steps(self, loop: str, step: int, number: int, typed: bool) -> None:
         for count in range(number):
-            self.emit_one(loop, "batch_finished", {"epoch": 1, "step": step + count})
+            self.emit_one(loop, "batch_finished", {"epoch": 1, "step": step + count}, typed)
 
     @rule(signal=st.sampled_from(SIGNALS))
     def mute(self, signal: str) -> None:

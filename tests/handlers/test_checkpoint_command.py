@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from eventbus.cli import main
+from eventbus.cli.checkpoints import CheckpointOptions, checkpoints
 from eventbus.handlers import Checkpoint
 
 from .hand_loop import epochs_in, sequence_of, train
@@ -28,6 +32,16 @@ def damage(path: Path) -> None:
     data = bytearray((path / "state.pt").read_bytes())
     data[len(data) // 2] ^= 1
     (path / "state.pt").write_bytes(data)
+
+
+def listed_at(width: int, directory: Path, *, on_terminal: bool = True) -> list[str]:
+    """List a directory on a console so wide; return the lines without trailing blanks."""
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width, force_terminal=on_terminal, color_system=None, markup=False
+    )
+    checkpoints(CheckpointOptions(directory), console)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
 def line_of(name: str, shown: str) -> str:
@@ -138,12 +152,20 @@ def test_pruning_leaves_what_is_not_ours(run: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["none"], "there is no directory 'none'"),
+        (
+            ["none"],
+            "there is no directory 'none': name the directory that a Checkpoint handler saves to",
+        ),
+        (["file"], "'file' is a file: name the directory that a Checkpoint handler saves to"),
         (["."], ". holds no checkpoint"),
         ([".", "--show", "latest"], "there is no checkpoint that can be used at ."),
-        ([".", "--show", "step-1"], "'step-1' is no checkpoint in ., nor a path of one"),
+        (
+            [".", "--show", "step-1"],
+            "'step-1' is no checkpoint in ., nor a path of one: eventbus checkpoints . lists them",
+        ),
         ([".", "--prune", "0"], "--prune keeps at least 1, got 0"),
         ([".", "--verify", "--prune", "1"], "one of --verify, --show and --prune at a time"),
+        ([".", "--dry-run"], "--dry-run goes with --prune: it says what that would delete"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -154,5 +176,123 @@ def test_a_mistake_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     assert main(["checkpoints", *arguments]) == 2
     assert capsys.readouterr().err == f"eventbus: {said}\n"
+
+
+# -- where it is printed
+
+
+def test_a_terminal_too_narrow_for_the_table_gets_whole_lines_for_each(run: Path) -> None:
+    (saved, *_) = Checkpoint.saved(run)
+    when = saved.manifest.saved_at.removesuffix("+00:00").replace("T", " ")
+    first, facts, metrics, *_ = listed_at(80, run)
+    size = saved.manifest.files["state.pt"].bytes / 1000
+    assert first == "step-00000010-0001"
+    assert facts.split(", ") == [
+        "    run train",
+        "epoch 1",
+        "step 10",
+        f"{size:.1f} kB",
+        f"{when} UTC",
+    ]
+    assert metrics == "    val_loss 3"
+
+
+def test_a_narrow_terminal_is_told_what_is_wrong_beside_the_name(run: Path) -> None:
+    (run / "step-00000030-0003" / "manifest.json").write_text("{}")
+    lines = listed_at(80, run)
+    assert "step-00000020-0002  best" in lines
+    place = lines.index("step-00000030-0003")
+    assert lines[place + 1] == "    the manifest is not one of a checkpoint"
+
+
+def test_a_wide_terminal_gets_a_line_for_each(run: Path) -> None:
+    lines = listed_at(200, run)
+    assert sum("val_loss" in line and "step-" in line for line in lines) == 5
+
+
+def test_a_pipe_gets_a_line_for_each_however_narrow_it_is_said_to_be(run: Path) -> None:
+    lines = listed_at(40, run, on_terminal=False)
+    assert sum("val_loss" in line and "step-" in line for line in lines) == 5
+
+
+# -- what is there besides
+
+
+def test_unfinished_ones_are_counted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / ".unfinished-60-6-00000000-1-00000000").mkdir()
+    assert main(["checkpoints", str(run)]) == 0
+    assert "1 unfinished: under way, or left by a process that died" in capsys.readouterr().out
+
+
+def test_directory_with_an_unfinished_one_alone_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".unfinished-60-6-00000000-1-00000000").mkdir()
+    assert main(["checkpoints", str(tmp_path)]) == 2
+    assert "holds no checkpoint, but 1 unfinished" in capsys.readouterr().err
+
+
+def test_directory_of_directories_says_which_of_them_hold_some(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.parent / "thesis").mkdir()
+    assert main(["checkpoints", str(run.parent)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"eventbus: {run.parent} holds no checkpoint; these in it do: {run}\n"
+
+
+def test_one_without_a_manifest_is_told_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "step-00000001-0006").mkdir()
+    assert main(["checkpoints", str(run)]) == 0
+    assert "no manifest.json" in line_of("step-00000001-0006", capsys.readouterr().out)
+
+
+def test_path_of_one_is_told_how_to_show_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "step-00000010-0001"
+    assert main(["checkpoints", str(path), "--verify"]) == 2
+    wanted = f"write eventbus checkpoints {run} --show {path.name}"
+    assert wanted in capsys.readouterr().err
+
+
+def test_one_within_which_the_command_runs_is_told_by_its_name(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run / "step-00000010-0001")
+    assert main(["checkpoints", "."]) == 2
+    assert f"checkpoints {run} --show step-00000010-0001" in capsys.readouterr().err
+
+
+def test_what_is_shown_says_by_what_the_best_is_kept(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["checkpoints", str(run), "--show", "latest"]) == 0
+    assert "val_loss, min" in line_of("best by", capsys.readouterr().out)
+
+
+# -- pruning
+
+
+def test_a_dry_run_says_what_pruning_would_do_and_does_not(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "step-00000010-0001" / "notes.txt").touch()
+    before = sorted(path.name for path in run.rglob("*"))
+    assert main(["checkpoints", str(run), "--prune", "2", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "would keep step-00000010-0001: it holds notes.txt",
+        "would delete step-00000030-0003",
+        f"4 checkpoints would be left in {run}",
+    ]
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_directory_that_cannot_be_written_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
+    assert main(["checkpoints", str(run), "--prune", "1"]) == 2
+    assert capsys.readouterr().err == f"eventbus: nothing is deleted: {run} is not writable\n"
+    assert len(epochs_in(run)) == 5

@@ -70,7 +70,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 OWN_CHECKS = re.compile(
-    "does not match|bytes instead of|regular file|files missing|manifest is|No such file"
+    "does not match|bytes instead of|regular file|is missing|is not in its|manifest is|No such file"
 )
 
 

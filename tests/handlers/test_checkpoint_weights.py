@@ -98,3 +98,48 @@ def test_export_without_the_library_is_one_line_that_names_the_extra(tmp_path: P
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     line = "Checkpoint.export needs safetensors: pip install 'training-eventbus[safetensors]'\n"
     assert done.stdout == line
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("none", "there is no directory .*none"),
+        ("file", "file is a file: give the directory of a checkpoint, or a directory of them"),
+        ("latest", "latest is a file: give the directory of a checkpoint"),
+        ("step-00000050-0005/state.pt", "state.pt is a file: write .*step-00000050-0005, or"),
+    ],
+)
+def test_path_that_is_no_directory_is_told_what_to_give_instead(
+    where: str, said: str, tmp_path: Path
+) -> None:
+    train(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=said):
+        Checkpoint.load(tmp_path / where)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (".", "is a directory: give the name of a file"),
+        ("none/model.safetensors", "there is no directory .*none for .*model.safetensors"),
+    ],
+)
+def test_export_to_what_cannot_be_a_file_is_refused(target: str, said: str, tmp_path: Path) -> None:
+    path = trained(tmp_path / "run", torch.nn.Linear(2, 1))
+    with pytest.raises(CheckpointError, match=said):
+        Checkpoint.export(path, tmp_path / target)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_export_that_the_disk_refuses_names_the_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Files, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = trained(tmp_path / "run", torch.nn.Linear(2, 1))
+    monkeypatch.setattr(Files, "fsync", refuse)
+    with pytest.raises(CheckpointError, match=r"model is not written: No space left on device"):
+        Checkpoint.export(path, tmp_path / "model")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,220 @@
+"""A validation in the body of a step: what a run resumes exactly, and what it says it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from eventbus import Event, EventBus, Stop, handles
+from eventbus.handlers import Checkpoint
+from eventbus.handlers._files import Files
+from eventbus.loops import Run
+
+EVERY, STEPS = 3, 5
+LOOPS = ("steps", "epochs")
+SIGNALS = [
+    "batch_started",
+    "batch_finished",
+    "validation_started",
+    "validation_batch_finished",
+    "validation_done",
+]
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after it is written."""
+
+
+class Weight:
+    """A model of one number, which each step changes."""
+
+    def __init__(self) -> None:
+        self.value = 1.0
+
+    def step(self) -> float:
+        self.value = self.value * 0.5 + 1.0
+        return self.value
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.value = state["value"]
+
+
+class Witness:
+    """Writes down what a handler sees of steps and validations; its notes are its state."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @handles("batch_finished", "validation_done")
+    def note(self, event: Event) -> None:
+        number = event.fields.get("round", event.fields["step"])
+        self.seen.append(f"{event.name} {number} {dict(event.fields['metrics'])}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = list(state["seen"])
+
+
+class Hasty(Files):
+    """A file system that waits for no disk: only the process dies here."""
+
+    def fsync(self, file: Any) -> None:
+        pass
+
+    def fsync_directory(self, path: Path) -> None:
+        pass
+
+
+class Way(NamedTuple):
+    """Which loop, where in its body it validates, and what its checkpoints are saved on."""
+
+    loop: str
+    place: str
+    on: str
+
+
+class Life:
+    """One process, with its model, its handlers and its loop."""
+
+    def __init__(self, folder: Path, way: Way) -> None:
+        self.loop, self.place, on = way
+        self.weight, self.witness, self.bus = Weight(), Witness(), EventBus(strict=True)
+        self.bus.attach(self.witness)
+        checkpoint = Checkpoint(folder, on=on, resume="auto", best=None)
+        checkpoint.files = Hasty()
+        self.bus.attach(checkpoint)
+
+    def train(self) -> list[str]:
+        with Run(self.bus, model=self.weight) as run:
+            if self.loop == "epochs":
+                for _ in run.epochs(1):
+                    self.go_through(run, run.batches(range(STEPS)))
+            else:
+                self.go_through(run, run.steps(STEPS))
+        return [*self.witness.seen, f"weight {self.weight.value}"]
+
+    def go_through(self, run: Run, steps: Iterable[Any]) -> None:
+        for _ in steps:
+            if self.place == "top" and run.step % EVERY == 1:
+                self.validate(run)
+                if run.stop:
+                    break
+            loss = self.weight.step()
+            if self.place == "before the report" and run.step % EVERY == 0:
+                self.validate(run)
+            run.report(loss=loss)
+            if self.place == "after the report" and run.step % EVERY == 0:
+                self.validate(run)
+
+    def validate(self, run: Run) -> None:
+        for number in run.validate([1.0, 2.0]):
+            run.report(loss=self.weight.value * number)
+
+    def cut(self, signal: str, step: int, by: Callable[[], object], priority: int) -> Life:
+        def cutting(event: Event) -> object:
+            return by() if event.fields["step"] == step else None
+
+        self.bus.on(signal, priority=priority)(cutting)
+        return self
+
+
+def kill() -> None:
+    raise Killed
+
+
+def stop() -> Stop:
+    return Stop("SIGTERM")
+
+
+TOP = [Way(loop, "top", on) for loop in LOOPS for on in ("batch_finished", "validation_done")]
+BEFORE = [Way(loop, "before the report", "batch_finished") for loop in LOOPS]
+AFTER = [Way(loop, "after the report", "validation_done") for loop in LOOPS]
+
+
+def resumed(folder: Path, way: Way, signal: str, by: Callable[[], object]) -> list[str]:
+    """Cut a life at a signal of the step with a validation, and train to the end in another."""
+    step = 4 if way.place == "top" else 3
+    first = Life(folder, way).cut(signal, step, by, priority=-10_000 if by is kill else 0)
+    with pytest.raises(Killed) if by is kill else nullcontext():
+        first.train()
+    return Life(folder, way).train()
+
+
+@pytest.fixture
+def left_out(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return a function that gives the warnings of validations left out."""
+    caplog.set_level(logging.WARNING, logger="eventbus.loops")
+    return lambda: [text for text in caplog.messages if "leaves it out" in text]
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("way", [*TOP, *BEFORE, *AFTER])
+def test_a_killed_run_does_each_validation_once(
+    way: Way, signal: str, tmp_path: Path, left_out: Callable[[], list[str]]
+) -> None:
+    whole = Life(tmp_path / "whole", way).train()
+    assert resumed(tmp_path / "killed", way, signal, kill) == whole
+    assert left_out() == []
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("way", TOP)
+def test_a_stop_in_a_validation_at_the_top_of_a_body_has_it_done_again(
+    way: Way, signal: str, tmp_path: Path, left_out: Callable[[], list[str]]
+) -> None:
+    whole = Life(tmp_path / "whole", way).train()
+    assert resumed(tmp_path / "stopped", way, signal, stop) == whole
+    assert left_out() == []
+
+
+@pytest.mark.parametrize("signal", SIGNALS[1:])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_checkpoint_that_lacks_the_validation_of_its_step_says_so_once(
+    loop: str, signal: str, tmp_path: Path, left_out: Callable[[], list[str]]
+) -> None:
+    resumed(tmp_path, Way(loop, "after the report", "batch_finished"), signal, kill)
+    (told,) = left_out()
+    assert "within the body of step 3, before validation 'val' in it was done" in told
+    assert "validate at the top of the body, or save on 'validation_done'" in told
+
+
+@pytest.mark.parametrize("signal", ["validation_started", "validation_batch_finished"])
+@pytest.mark.parametrize("way", [*BEFORE, *AFTER])
+def test_a_validation_that_a_stop_has_cut_in_a_finished_step_is_told_of(
+    way: Way, signal: str, tmp_path: Path, left_out: Callable[[], list[str]]
+) -> None:
+    resumed(tmp_path, way, signal, stop)
+    assert len(left_out()) == 1
+
+
+def test_each_validation_that_is_left_out_is_named(
+    tmp_path: Path, left_out: Callable[[], list[str]]
+) -> None:
+    def train(stops: bool) -> None:
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, on="batch_finished", resume="auto", best=None))
+        with Run(bus) as run:
+            for _ in run.steps(2):
+                run.report(loss=1.0)
+                if stops:
+                    bus.answer(Stop("SIGTERM"))
+                for name in ("val", "test"):
+                    for _ in run.validate([1], name):
+                        run.report(loss=1.0)
+
+    train(stops=True)
+    train(stops=False)
+    (told,) = left_out()
+    assert "validation 'val' and 'test' in it" in told
+    train(stops=False)
+    assert left_out() == [told]  # the second life has saved again, with nothing undone
