@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from eventbus import EventBus, every
-from eventbus.handlers import EMA, Checkpoint, CSVLog, JSONLLog, Preemption
+from eventbus.handlers import EMA, Checkpoint, CSVLog, JSONLLog
 from eventbus.loops import ResumableSampler, Run
 
 EPOCHS, STEPS, ACCUMULATE = 4, 7, 2  # STEPS: optimizer steps per epoch
@@ -34,15 +34,13 @@ BATCH = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What a life does: which loader, when it saves, after how many steps it is sent a signal."""
+    """What a life does: which loader, when it saves, and after how many steps it is killed."""
 
     folder: str
     loader: str
     every: int = 1
     asynchronous: bool = False
     kill_after: int | None = None
-    signal: str = "SIGKILL"
-    probes: bool = True  # validates within steps, too: what a Stop would leave out for good
 
 
 class Pictures(Dataset[Any]):
@@ -80,8 +78,7 @@ def loader_of(kind: str) -> Iterable[Any]:
 class Training:
     """Dropout, bfloat16, scaled and accumulated gradients, a schedule by steps, an average."""
 
-    def __init__(self, probes: bool = True) -> None:
-        self.probes = probes
+    def __init__(self) -> None:
         random.seed(1)
         np.random.seed(1)
         torch.manual_seed(1)
@@ -113,7 +110,7 @@ class Training:
             self.scaler.update()
             self.optimizer.zero_grad()
             self.scheduler.step()
-            if self.probes and run.step % 3 == 0:
+            if run.step % 3 == 0:
                 self._validate(run, "probe")  # before the report: a part of the step
         run.report(loss=loss, noise=noise)
 
@@ -141,7 +138,7 @@ class Training:
 
 def live(plan: Plan, tell: Callable[[int], object]) -> None:
     """Train with a checkpoint in this process; leave the results in the folder at the end."""
-    folder, bus, training = Path(plan.folder), EventBus(strict=True), Training(plan.probes)
+    folder, bus, training = Path(plan.folder), EventBus(strict=True), Training()
     when = every(plan.every)
     saver = Checkpoint(
         folder / "saved",
@@ -153,7 +150,6 @@ def live(plan: Plan, tell: Callable[[int], object]) -> None:
         asynchronous=plan.asynchronous,
     )
     bus.attach(saver)
-    bus.attach(Preemption())
     bus.attach(CSVLog(folder / "epochs.csv"))
     bus.attach(CSVLog(folder / "steps.csv", on=["batch_finished"]), name="steps")
     kinds = ["batch_finished", "validation_done", "epoch_finished"]
@@ -206,20 +202,18 @@ def _one_life(plan: Plan) -> tuple[int, int]:
     if child == 0:
         _live_in_child(plan, write)
     os.close(write)
-    step = _killed_in_time(child, read, plan)
+    step = _killed_in_time(child, read, plan.kill_after)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(read)
     return code, step
 
 
-def _killed_in_time(child: int, read: int, plan: Plan) -> int:
+def _killed_in_time(child: int, read: int, kill_after: int | None) -> int:
     step = told = 0
-    while data := os.read(read, 2):
+    while told != kill_after and (data := os.read(read, 2)):
         step, told = int.from_bytes(data), told + 1
-        if told == plan.kill_after:
-            os.kill(child, signal.Signals[plan.signal])
-            if plan.signal == "SIGKILL":
-                break  # the workers of a loader live on for some seconds
+    if told == kill_after:
+        os.kill(child, signal.SIGKILL)  # the workers of a loader live on for some seconds
     return step
 
 
@@ -228,8 +222,6 @@ def _live_in_child(plan: Plan, told: int) -> None:
     try:
         live(plan, lambda step: os.write(told, step.to_bytes(2)))
         os._exit(0)
-    except SystemExit as stop:
-        os._exit(int(stop.code or 0))
     except BaseException:
         import traceback
 

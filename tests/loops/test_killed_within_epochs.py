@@ -1,4 +1,4 @@
-"""A process that a signal ends within epochs, again and again, ends as one never cut (T10, T20)."""
+"""A process that a signal ends within epochs, again and again, ends as one never cut (T20)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,28 +110,6 @@ def test_a_training_killed_before_its_first_save_and_at_the_ends_of_epochs_is_no
     cuts = killed(lives, tmp_path / "killed", kills, loader="sampler", every=3)
     assert cuts[:3] == [1, 2, STEPS]
     assert_equal(tmp_path / "killed", whole)
-
-
-@pytest.mark.parametrize("loader", ["sampler", "shuffled"])
-def test_a_training_that_sigterm_stops_saves_its_last_step_and_ends_as_if_it_never_was(
-    loader: str, lives: Nursery, tmp_path: Path
-) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), loader, probes=False))
-    draw, stops, folder = random.Random(loader), 0, tmp_path / "stopped"
-    folder.mkdir()
-    for _ in range(10):
-        after = draw.randint(1, 3)
-        plan = Plan(str(folder), loader, every=1000, kill_after=after, probes=False)
-        code, step = lives.live(replace(plan, signal="SIGTERM"))
-        if code in (0, -15):  # it was through before the signal came
-            break
-        stops += 1
-        assert code == 143
-        saved, _ = load_newest(folder / "saved", Files())
-        assert saved.manifest.step == step
-    assert stops
-    assert lives.live(Plan(str(folder), loader, probes=False))[0] == 0
-    assert_equal(folder, whole)
 
 
 @pytest.mark.parametrize("loader", ["sampler", "stateful"])
