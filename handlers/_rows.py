@@ -7,12 +7,26 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from eventbus import Event
+
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
 
 _PLAIN = frozenset({type(None), bool, float, str})
 _NOTHING = object()
 _DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
+
+
+def in_order(event: Event) -> dict[str, Any]:
+    """Return the fields of an emission in the order of their declaration.
+
+    They come in the order in which they were sent, or in this one where the emission was compiled:
+    a resumed run has that from another step on, and is to write the same file.
+    """
+    declaration = event.bus.signal(event.name).declaration
+    if declaration is None:
+        return dict(event.fields)
+    return {name: event.fields[name] for name in declaration.fields if name in event.fields}
 
 
 def facts(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

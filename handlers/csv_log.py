@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Filter
-from eventbus.handlers._rows import facts
+from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
 from eventbus.handlers._run_log import On, Row, RunLog
 
@@ -96,7 +96,7 @@ class CSVLog(RunLog):
         ]
 
     def _row(self, event: Event, run_id: str | None) -> Row:
-        told = dict(facts(event.fields))
+        told = dict(facts(in_order(event)))
         metrics = told.pop("metrics", {})
         rates = told.pop("learning_rates", {})
         row: Row = {"signal": event.name} if self._names_signal else {}

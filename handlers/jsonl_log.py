@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Filter
-from eventbus.handlers._rows import facts
+from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
 from eventbus.handlers._run_log import On, Row, RunLog
 
@@ -121,7 +121,7 @@ class JSONLLog(RunLog):
         known = {"run_id": run_id, "signal": event.name, "sender": event.sender}
         row: Row = {"time": _spell(self._clock())}
         row |= {name: value for name, value in known.items() if value is not None}
-        return row | {name: value for name, value in facts(event.fields) if name not in row}
+        return row | {name: value for name, value in facts(in_order(event)) if name not in row}
 
     def _add(self, row: Row) -> None:
         text = json.dumps(_valid(row), ensure_ascii=False, allow_nan=False)

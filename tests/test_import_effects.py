@@ -1,4 +1,4 @@
-"""What an import does: it loads little and installs nothing, in the process or in the OS."""
+"""What an import does: it loads little and installs nothing, in the process or in the OS (T12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint(asynchronous=True): saved beside the training, told when it is there, never lost."""
+"""Checkpoint(asynchronous=True): saved beside the training, told of, never lost (T06)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints: found before anything is unpickled, and passed over."""
+"""Damaged and hostile checkpoints: found before they are unpickled, and passed over (T04)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_run_whose_process_ends_at_an_operation_goes_on_and_ends_as_one_that_did
     tmp_path: Path,
 ) -> None:
     whole, total = Training(EventBus()).run(EPOCHS + 1), operations(tmp_path / "counted")
-    for at in itertools.chain(range(1, total, 11), [total]):
+    for at in itertools.chain(range(1, total, 5), [total]):
         path = tmp_path / str(at)
         child = os.fork()
         if child == 0:

@@ -1,4 +1,7 @@
-"""A directory of checkpoints, with the process dying and the disk failing at every operation."""
+"""A directory of checkpoints, with the process dying and the disk failing at every operation.
+
+Death (T01), leftovers (T02), the disk (T05), `latest` (T07), one step saved twice (T08).
+"""
 
 from __future__ import annotations
 

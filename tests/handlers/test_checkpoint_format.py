@@ -1,4 +1,4 @@
-"""The format on the disk: what was written once must load for ever.
+"""The format on the disk: what was written once must load for ever (T29).
 
 `data/format-1` was written by the first version of the format, and is never written anew.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from eventbus import EventBus
 from eventbus.handlers import Checkpoint
 from eventbus.handlers._checkpoint_manifest import FORMAT, decode, encode
+from eventbus.handlers.checkpoint import CheckpointError
 
 STORED = Path(__file__).parent / "data"
 
@@ -53,3 +57,18 @@ def test_stored_manifest_would_be_written_the_same_today(name: str) -> None:
 def test_stored_checkpoint_is_resumed_from(tmp_path: Path) -> None:
     shutil.copytree(STORED / "format-1" / "step-00000030-0001", tmp_path / "step-00000030-0001")
     assert Checkpoint.weights(tmp_path)["weight"].shape == (2, 3)
+    taken: dict[str, Any] = {}
+    bus = EventBus(strict=True)
+    bus.attach(Checkpoint(tmp_path, resume=tmp_path))
+    bus.on("state_restored")(lambda state: taken.update(model=state.take("model")))
+    bus.bind(sender="train").emit("run_opened")
+    assert torch.equal(taken["model"]["weight"], torch.arange(6.0).reshape(2, 3))
+
+
+def test_checkpoint_of_a_format_to_come_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000030-0001"
+    shutil.copytree(STORED / "format-1" / "step-00000030-0001", path)
+    (saved,) = Checkpoint.saved(tmp_path)
+    (path / "manifest.json").write_bytes(encode(replace(saved.manifest, format=FORMAT + 1)))
+    with pytest.raises(CheckpointError, match=f"is of format {FORMAT + 1}, and this version reads"):
+        Checkpoint.load(path)

@@ -1,4 +1,4 @@
-"""Files made to do harm: their sums are right, and still nothing of theirs is run or led astray."""
+"""Files made to do harm: their sums are right, and still nothing of theirs is run (T28)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ ATTACKS: dict[str, Callable[[str], Any]] = {
     "exec": lambda marker: Calls(exec, f"open({marker!r}, 'w')"),
     "open": lambda marker: Calls(open, marker, "w"),
     "torch.save": lambda marker: Calls(torch.save, 1, marker),
+    "torch storage bytes": lambda marker: Calls(
+        torch.storage._load_from_bytes, zipped(Calls(open, marker, "w"))
+    ),
     "pickle in pickle": lambda marker: Calls(pickle.loads, pickle.dumps(Calls(open, marker, "w"))),
 }
 

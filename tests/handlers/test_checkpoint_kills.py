@@ -1,4 +1,4 @@
-"""A real training process, killed by the operating system at random moments."""
+"""A real training process, killed by the operating system at random moments (T01)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits set by the operating system itself, in a process of its own."""
+"""Limits set by the operating system itself, in a process of its own (T05)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be in a checkpoint: exactly what the safe loader gives back."""
+"""What may be in a checkpoint: exactly what the safe loader gives back (T09)."""
 
 from __future__ import annotations
 

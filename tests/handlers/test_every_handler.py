@@ -291,6 +291,7 @@ def same(one: Any, other: Any) -> bool:
 
 @every_handler
 def test_state_round_trips_through_the_safe_loader(cls: type, tmp_path: Path) -> None:
+    """What is loaded is what was saved (T19)."""
     bus, handler = with_handler(cls, tmp_path)
     if not has_state(handler):
         pytest.skip(f"{cls.__name__} keeps no state")

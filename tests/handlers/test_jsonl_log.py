@@ -270,3 +270,14 @@ def test_a_process_that_leaves_at_once_has_written_what_it_emitted(path: Path) -
     child = subprocess.run([sys.executable, "-c", LEAVES_AT_ONCE, path], timeout=60, check=False)
     assert child.returncode == 9
     assert epochs_of(path) == [1, 2, 3]
+
+
+def test_fields_are_in_their_declared_order_whether_the_emission_was_compiled_or_not(
+    bus: EventBus, path: Path
+) -> None:
+    bus.attach(JSONLLog(path, on="batch_finished", clock=lambda: 0.0))
+    loop = start(bus)
+    for step in range(1, 40):  # by the end it is
+        loop.emit("batch_finished", batch_size=2, loss=0.5, step=step, epoch=1)
+    orders = {tuple(row) for row in JSONLLog.read(path)}
+    assert orders == {("time", "run_id", "signal", "sender", "epoch", "step", "loss", "batch_size")}

@@ -1,4 +1,4 @@
-"""Preemption: a signal of the operating system becomes a Stop, and nothing else."""
+"""Preemption: a signal of the operating system becomes a Stop, and nothing else (T10, T11, T12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is killed within an epoch and resumed there is the run that was never killed."""
+"""A run that is killed within an epoch and resumed there is the run that was never killed (T20)."""
 
 from __future__ import annotations
 
