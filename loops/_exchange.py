@@ -69,7 +69,7 @@ class Exchange:
     def __init__(self, group: Any, ranks: Sequence[int], notes: Notes) -> None:
         self.rank = dist.get_rank()
         self.ranks = tuple(ranks)
-        self._group = group
+        self._group: Any = group
         self._notes = notes
         self._own, self._all = bytearray(_ROW), bytearray(_ROW * len(self.ranks))
         self._sent = torch.frombuffer(self._own, dtype=torch.uint8)  # both share the memory

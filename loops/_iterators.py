@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from eventbus.loops._batch import BatchSpan, Body
 from eventbus.loops._closing import Ending
-from eventbus.loops._loader import END, Reader, tell_samplers
+from eventbus.loops._loader import END, Reader
 from eventbus.loops._pass import Pass
 
 if TYPE_CHECKING:
+    from eventbus import Stop, StopEpoch
     from eventbus.loops._spans import Spans
     from eventbus.loops._validation import ValidationSpan
 
@@ -159,17 +160,19 @@ class Batches(Pass, Iterator[T], Generic[T]):
         loader = spans.emitter.transform(
             "loader_opened", self._loader, epoch=epoch, step=spans.step
         )
-        tell_samplers(loader, epoch if spans.epoch is not None else 0)
-        self._reader = spans.place.open(loader)
+        self._reader = spans.place.open(loader, epoch if spans.epoch is not None else 0)
         if spans.ranks is not None:
             spans.ranks.open_data(self._reader, self.accumulate)
 
     def _is_cut(self) -> bool:
-        # Within accumulated micro-batches the next one becomes the boundary instead, so that
-        # no gradient is left over for the epoch after.
+        # Micro-batches that are accumulated are first brought to their end: a step of fewer would
+        # be another one than that of a run that nothing stops.
         if self._spans.batch is not None or self._spans.cut() is None:
             return False
-        self._end(done=self._reader is not None and self._reader.is_known_to_have_ended())
+        reader = self._reader
+        # The end is read, too: a loader with a state is to know that it has come to it.
+        has_ended = reader is not None and reader.is_known_to_have_ended() and reader.next() is END
+        self._end(done=has_ended)
         return True
 
     def _end(self, done: bool) -> None:
@@ -194,6 +197,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         """Offer a batch to the handlers; say whether the loop is to have it."""
         assert self._reader is not None
         spans, counts = self._spans, self._spans.counts
+        came_late = None if spans.heeded.quiet else spans.cut()  # while the batch was loaded
         span = spans.batch or spans.open_batch(self)
         span.data_wait_s = self._reader.take_wait() + (span.data_wait_s or 0.0)
         counts.batch_index += 1
@@ -205,16 +209,14 @@ class Batches(Pass, Iterator[T], Generic[T]):
             step=span.step,
             batch_index=counts.batch_index,
         )
-        is_given = _announce(spans, span) if span.bodies == 0 else not spans.skips()
+        is_given = not spans.skips() if span.bodies else _announce(spans, span, came_late)
         if is_given:
             span.enter(Body(batch), self.accumulate == 1 or self._is_boundary(span))
         return batch, is_given
 
     def _is_boundary(self, span: BatchSpan) -> bool:
         assert self._reader is not None
-        if span.bodies + 1 >= self.accumulate:
-            return True
-        return self._spans.cut() is not None or self._reader.is_last()
+        return span.bodies + 1 >= self.accumulate or self._reader.is_last()
 
 
 class Validation(Iterator[T], Generic[T]):
@@ -276,18 +278,22 @@ class Validation(Iterator[T], Generic[T]):
             span.close(Ending.COMPLETED)
 
 
-def _announce(spans: Spans, span: BatchSpan) -> bool:
-    """Tell that a step begins, unless an answer is against it; say whether its body may run."""
+def _announce(spans: Spans, span: BatchSpan, came_late: Stop | StopEpoch | None = None) -> bool:
+    """Tell that a step begins, unless an answer is against it; say whether its body may run.
+
+    A `Stop` that came while the batch was loaded is not against it: what loading has drawn from the
+    random generators would be drawn a second time where the run goes on.
+    """
     emitter, heeded = spans.emitter, spans.heeded
-    if not heeded.quiet and _is_refused(spans, span):
+    if not heeded.quiet and _is_refused(spans, span, came_late):
         return False
     emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
-    return heeded.quiet or not _is_refused(spans, span)
+    return heeded.quiet or not _is_refused(spans, span, came_late)
 
 
-def _is_refused(spans: Spans, span: BatchSpan) -> bool:
+def _is_refused(spans: Spans, span: BatchSpan, came_late: Stop | StopEpoch | None) -> bool:
     answer = spans.pending().skip or spans.cut()
-    if answer is None:
+    if answer is None or answer is came_late:
         return False
     span.skip(answer.reason)
     return True

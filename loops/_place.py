@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import ref
 
-from eventbus.loops._loader import Reader
+from eventbus.loops._loader import Reader, tell_samplers
 from eventbus.loops._manner import manner_of
 from eventbus.loops._opening import Start, carry_on, check_manner, keeps_its_place, opened
 
@@ -64,14 +64,19 @@ class Place:
 
     # -- what happens in the epoch
 
-    def open(self, loader: Iterable[Any]) -> Reader:
-        """Begin a pass over `loader`, or go on with the one that was under way."""
+    def open(self, loader: Iterable[Any], epoch: int) -> Reader:
+        """Begin a pass over `loader`, or go on with the one that was under way.
+
+        Its samplers are told the `epoch`, from 1; 0 where there is none.
+        """
+        tell_samplers(loader, epoch)
         start, self._start = self._start, None
         carried, self._carried, self._ended = self._carried, None, None
         check_manner(loader, start, carried, self._manner)
         self._manner = manner_of(loader)
         if start is None and carried is not None:
             carry_on(loader, carried)
+            tell_samplers(loader, epoch)  # the state has brought back the epoch before
         reader, self._opening = opened(loader, start)
         self._is_open = True
         self._used = self.read = 0 if start is None else start.used

@@ -56,6 +56,8 @@ class Spans:
         `run_started` was emitted.
     resumed_from : str or None
         The checkpoint that the run goes on from.
+    generators_before : mapping or None
+        The random generators as they were before a validation that was cut and is to be done again.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -76,6 +78,7 @@ class Spans:
         self.passing: Callable[[], Pass | None] = lambda: None
         self.has_started = False
         self.resumed_from: str | None = None
+        self.generators_before: Mapping[str, Any] | None = None
         self.is_under_way = False
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
@@ -156,6 +159,7 @@ class Spans:
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
+        self.generators_before = None
         span.is_behind = self.place.passes_over_validation(name)
         is_stopped = not span.is_behind and self.pending().stop is not None
         span.silent = span.is_behind or is_stopped

@@ -75,6 +75,9 @@ class LoopState:
         """Answer `state_requested`."""
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts["loop"] = self._spans.state()
+        before = self._spans.generators_before
+        if before is not None and "random" in parts:
+            parts["random"] = {**parts["random"], **before}
         if self._spans.ranks is not None:
             parts = gathered(parts, self._spans.ranks)
         return [State(self._prefix + key, value) for key, value in parts.items()]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._batch import Body
 from eventbus.loops._closing import Ending, described, noted
+from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._metrics import Means, Metrics, prefixed
 from eventbus.loops._report import Report
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from eventbus.loops._spans import Spans
 
 __all__ = ["HeldValidation", "ValidationSpan"]
+
+_GENERATORS = RandomGenerators(devices=False)  # nobody waits for a device here
 
 
 class ValidationSpan:
@@ -48,6 +51,7 @@ class ValidationSpan:
         self.silent = False
         self.is_behind = False
         self.was_cut = False
+        self._generators = _GENERATORS.state_dict()
         self._means = Means()
         self._results = Report()
         self._body: Body | None = None
@@ -125,14 +129,21 @@ class ValidationSpan:
         spans.place.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
-        is_between = spans.epoch is not None and not spans.epoch.open_passes
-        if spans.batch is not None or is_between:
+        if spans.batch is not None or self._is_between:
             spans.place.note_validation(self.name, in_step=spans.batch is not None)
         self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:
         self._spans.note_undone()
+        if self._is_between:
+            self._spans.generators_before = self._generators
         self._emit("validation_interrupted", reason=reason, metrics=Metrics(self._values()))
+
+    @property
+    def _is_between(self) -> bool:
+        """True outside of the loops over batches: a resumed run does it again if it was cut."""
+        epoch = self._spans.epoch
+        return epoch is not None and not epoch.open_passes
 
     def _values(self) -> dict[str, Any]:
         return prefixed(self.name, {**self._means, **self._results.metrics})

@@ -23,9 +23,9 @@ __all__ = ["accumulate"]
 def accumulate(run: Run, accelerator: Accelerator, *models: Any) -> Iterator[None]:
     """Hold the gradients of micro-batches back until the `Run` is at the boundary of a step.
 
-    In the place of `accelerator.accumulate(model)`, which counts by itself: a `StopEpoch` or a
-    `SkipBatch` moves the boundary, and Accelerate would not know. Inside it, the prepared optimizer
-    and scheduler step only at the boundary, as they do in Accelerate's own.
+    In the place of `accelerator.accumulate(model)`, which counts by itself: a `SkipBatch` moves
+    the boundary, and Accelerate would not know. Inside it, the prepared optimizer and scheduler
+    step only at the boundary, as they do in Accelerate's own.
 
     Parameters
     ----------

@@ -37,9 +37,11 @@ class Run:
       else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`.
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
-    * A `Stop` takes effect before a batch is loaded, before its body runs, after each validation
-      batch, and at the start and the end of an epoch; a `StopEpoch` before a batch of its epoch
-      is loaded or its body runs. Without epochs a `StopEpoch` ends nothing.
+    * A `Stop` takes effect before the first batch of a step is loaded, before its body runs, after
+      each validation batch, and at the start and the end of an epoch; a `StopEpoch` likewise
+      before a step of its epoch. Without epochs a `StopEpoch` ends nothing. One that comes while a
+      batch is loaded, or within accumulated micro-batches, lets that step be taken whole: a run
+      that is resumed after it ends as one that was never stopped.
     * With several ranks both wait until all have agreed on them, which may be a step later.
 
     Parameters

@@ -1,7 +1,7 @@
-"""A training with everything in it that a resumed run must put back, to be killed by SIGKILL.
+"""A training with everything in it that a resumed run must put back, to be ended by a signal.
 
 Run as a script this is a process that has imported torch and nothing else: it forks a life for each
-line on its standard input, kills it once it has told of so many steps, and tells on its standard
+line on its standard input, signals it once it has told of so many steps, and tells on its standard
 output the exit code and the last step that it heard of.
 """
 
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from eventbus import EventBus, every
-from eventbus.handlers import EMA, Checkpoint, CSVLog, JSONLLog
+from eventbus.handlers import EMA, Checkpoint, CSVLog, JSONLLog, Preemption
 from eventbus.loops import ResumableSampler, Run
 
 EPOCHS, STEPS, ACCUMULATE = 4, 7, 2  # STEPS: optimizer steps per epoch
@@ -34,13 +35,19 @@ BATCH = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What a life does: which loader, when it saves, and after how many steps it is killed."""
+    """What a life does: which loader, when it saves, and after how many steps it is ended.
+
+    By SIGKILL; or, where it is `asked`, so many seconds later by SIGTERM. `probes`: it validates
+    within steps as well, which a `Stop` leaves out.
+    """
 
     folder: str
     loader: str
     every: int = 1
     asynchronous: bool = False
     kill_after: int | None = None
+    asked: float | None = None
+    probes: bool = True
 
 
 class Pictures(Dataset[Any]):
@@ -78,7 +85,8 @@ def loader_of(kind: str) -> Iterable[Any]:
 class Training:
     """Dropout, bfloat16, scaled and accumulated gradients, a schedule by steps, an average."""
 
-    def __init__(self) -> None:
+    def __init__(self, probes: bool) -> None:
+        self.probes = probes
         random.seed(1)
         np.random.seed(1)
         torch.manual_seed(1)
@@ -110,7 +118,7 @@ class Training:
             self.scaler.update()
             self.optimizer.zero_grad()
             self.scheduler.step()
-            if run.step % 3 == 0:
+            if self.probes and run.step % 3 == 0:
                 self._validate(run, "probe")  # before the report: a part of the step
         run.report(loss=loss, noise=noise)
 
@@ -138,7 +146,7 @@ class Training:
 
 def live(plan: Plan, tell: Callable[[int], object]) -> None:
     """Train with a checkpoint in this process; leave the results in the folder at the end."""
-    folder, bus, training = Path(plan.folder), EventBus(strict=True), Training()
+    folder, bus, training = Path(plan.folder), EventBus(strict=True), Training(plan.probes)
     when = every(plan.every)
     saver = Checkpoint(
         folder / "saved",
@@ -150,13 +158,16 @@ def live(plan: Plan, tell: Callable[[int], object]) -> None:
         asynchronous=plan.asynchronous,
     )
     bus.attach(saver)
+    if plan.asked is not None:
+        bus.attach(Preemption())
     bus.attach(CSVLog(folder / "epochs.csv"))
     bus.attach(CSVLog(folder / "steps.csv", on=["batch_finished"]), name="steps")
     kinds = ["batch_finished", "validation_done", "epoch_finished"]
     bus.attach(JSONLLog(folder / "log.jsonl", on=kinds, clock=lambda: 0.0))
     bus.on("batch_finished", priority=-10_000)(lambda step: tell(step))
     training.run(bus, loader_of(plan.loader))
-    torch.save(training.results(), folder / "results.pt")
+    torch.save(training.results(), folder / "saving.pt")
+    (folder / "saving.pt").rename(folder / "results.pt")
 
 
 # -- lives that are killed
@@ -202,18 +213,23 @@ def _one_life(plan: Plan) -> tuple[int, int]:
     if child == 0:
         _live_in_child(plan, write)
     os.close(write)
-    step = _killed_in_time(child, read, plan.kill_after)
+    step = _ended_in_time(child, read, plan)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(read)
     return code, step
 
 
-def _killed_in_time(child: int, read: int, kill_after: int | None) -> int:
+def _ended_in_time(child: int, read: int, plan: Plan) -> int:
     step = told = 0
-    while told != kill_after and (data := os.read(read, 2)):
+    while told != plan.kill_after and (data := os.read(read, 2)):
         step, told = int.from_bytes(data), told + 1
-    if told == kill_after:
+    if told == plan.kill_after and plan.asked is None:
         os.kill(child, signal.SIGKILL)  # the workers of a loader live on for some seconds
+    elif told == plan.kill_after:
+        time.sleep(plan.asked or 0.0)
+        os.kill(child, signal.SIGTERM)
+        while data := os.read(read, 2):
+            step = int.from_bytes(data)
     return step
 
 
@@ -222,6 +238,8 @@ def _live_in_child(plan: Plan, told: int) -> None:
     try:
         live(plan, lambda step: os.write(told, step.to_bytes(2)))
         os._exit(0)
+    except SystemExit as wanted:
+        os._exit(int(wanted.code or 0))
     except BaseException:
         import traceback
 

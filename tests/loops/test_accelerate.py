@@ -77,7 +77,7 @@ def test_the_optimizer_steps_where_the_run_has_its_boundary() -> None:
     assert moved == [False, True, True]  # three micro-batches: the last one is a step of its own
 
 
-def test_a_stop_epoch_moves_the_boundary_for_accelerate_too() -> None:
+def test_a_stop_epoch_waits_for_the_step_to_be_whole_with_accelerate_too() -> None:
     training = Training(
         Accelerator(cpu=True, gradient_accumulation_steps=3), DataLoader(samples(), 2)
     )
@@ -89,7 +89,7 @@ def test_a_stop_epoch_moves_the_boundary_for_accelerate_too() -> None:
 
     before = training.weight
     run = training.run(bus, epochs=1, steps_of=3)
-    assert (run.step, len(training.seen)) == (1, 2)
+    assert (run.step, len(training.seen)) == (1, 3)
     assert not torch.equal(training.weight, before)
 
 

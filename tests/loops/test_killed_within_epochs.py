@@ -122,6 +122,38 @@ def test_a_training_that_saves_beside_its_loop_survives_kills_within_epochs(
     assert_equal(tmp_path / "killed", whole)
 
 
+@pytest.mark.parametrize("loader", ["sampler", "stateful"])
+def test_a_training_that_is_asked_to_end_saves_its_last_step_and_ends_as_if_it_never_was(
+    loader: str, lives: Nursery, tmp_path: Path
+) -> None:
+    """SIGTERM at random times (T10)."""
+    whole = lived(lives, Plan(str(tmp_path / "whole"), loader, probes=False))
+    draw = random.Random(loader)
+    exits: list[int] = []
+    for turn in range(5):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        while not (folder / "results.pt").exists():
+            exits.append(asked_to_end(lives, folder, loader, draw))
+        assert_equal(folder, whole)
+    assert exits.count(143) >= 10
+
+
+def asked_to_end(lives: Nursery, folder: Path, loader: str, draw: random.Random) -> int:
+    """Ask a life to end at a random time; a signal that comes after its run ends it at once."""
+    after, later_s = draw.randint(1, 8), draw.uniform(0.0, 0.02)
+    asked: dict[str, Any] = {"kill_after": after, "asked": later_s}
+    plan = Plan(str(folder), loader, every=3, probes=False, **asked)
+    code, step = lives.live(plan)
+    if code == 143:
+        saved, _ = load_newest(folder / "saved", Files())
+        assert saved.manifest.step == step
+    else:
+        assert step in (EPOCHS * STEPS, 0)  # 0: all was done before
+        assert code in (0, -15)
+    return code
+
+
 PARTS = ["model", "optimizer", "scheduler", "scaler", "EMA", "random", "steps"]
 
 

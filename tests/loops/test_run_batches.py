@@ -86,7 +86,7 @@ def test_without_accumulation_nothing_is_read_ahead(bus: EventBus) -> None:
 
 
 @pytest.mark.parametrize("answer", [Stop("enough"), StopEpoch("enough")])
-def test_an_end_within_a_group_waits_for_one_more_micro_batch(
+def test_an_end_within_a_group_waits_for_the_step_to_be_whole(
     bus: EventBus, transcript: Transcript, answer: Any
 ) -> None:
     seen = []
@@ -97,10 +97,27 @@ def test_an_end_within_a_group_waits_for_one_more_micro_batch(
                 run.report(loss=1.0)
                 if batch == 1:
                     bus.answer(answer)
-    assert seen == [(0, False), (1, False), (2, True)]
+    assert seen == [(0, False), (1, False), (2, False), (3, True)]
     assert transcript.names.count("batch_finished") == 1
     ends = {"Stop": "epoch_interrupted 1.1 (enough)", "StopEpoch": "epoch_finished 1.1 (False)"}
     assert ends[type(answer).__name__] in transcript.lines
+
+
+@pytest.mark.parametrize("answer", [Stop("enough"), StopEpoch("enough")])
+def test_an_end_that_comes_while_a_batch_is_loaded_lets_its_step_be_taken(
+    bus: EventBus, transcript: Transcript, answer: Any
+) -> None:
+    def loader() -> Iterator[int]:
+        yield 0
+        bus.answer(answer)
+        yield 1
+        yield 2
+
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            assert list(run.batches(loader())) == [0, 1]
+    assert transcript.names.count("batch_finished") == 2
+    assert "batch_skipped" not in transcript.names
 
 
 def test_break_within_a_group_skips_its_step(bus: EventBus, transcript: Transcript) -> None:

@@ -1,0 +1,139 @@
+"""A run that a `Stop` ended and that is resumed draws and reads what one never stopped would."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eventbus import EventBus, Stop
+from eventbus.handlers import Checkpoint
+from eventbus.loops import ResumableSampler, Run
+
+DATA: Any = range(5)
+
+
+def bus_saving_in(folder: Path) -> EventBus:
+    bus = EventBus()
+    bus.attach(Checkpoint(folder, best=None, resume="auto"))
+    return bus
+
+
+def draws_of(bus: EventBus, stop_at: int | None = None) -> list[float]:
+    """Validate once an epoch, for two epochs, in bodies that draw numbers."""
+    drawn: list[float] = []
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            for _batch in run.batches([1]):
+                run.report(loss=0.0)
+            for number in run.validate(range(3)):
+                drawn.append(random.random())
+                run.report(loss=0.0)
+                if (run.epoch, number) == (1, stop_at):
+                    bus.answer(Stop("SIGTERM"))
+    return drawn
+
+
+def test_a_validation_that_a_stop_cut_draws_the_same_numbers_when_it_is_done_again(
+    tmp_path: Path,
+) -> None:
+    random.seed(1)
+    whole = draws_of(EventBus())
+    random.seed(1)
+    first = draws_of(bus_saving_in(tmp_path), stop_at=1)
+    assert first == whole[:2]
+    random.seed(2)
+    resumed = draws_of(bus_saving_in(tmp_path))
+    assert resumed == whole
+
+
+class Drawing:
+    """Batches that are drawn as they are loaded; the signal comes within one."""
+
+    def __init__(self, bus: EventBus, stop_at: int | None) -> None:
+        self.bus, self.stop_at = bus, stop_at
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        for number in range(4):
+            drawn = random.random()
+            if number == self.stop_at:
+                self.bus.answer(Stop("SIGTERM"))
+            yield number, drawn
+
+
+def batches_of(
+    bus: EventBus, stop_at: int | None = None, accumulate: int = 1
+) -> list[tuple[int, float]]:
+    with Run(bus) as run:
+        return [
+            batch
+            for _ in run.epochs(1)
+            for batch in run.batches(Drawing(bus, stop_at), accumulate=accumulate)
+        ]
+
+
+def test_a_batch_within_whose_loading_a_stop_came_is_not_drawn_twice(tmp_path: Path) -> None:
+    random.seed(1)
+    bus = bus_saving_in(tmp_path)
+    assert [number for number, _ in batches_of(bus, stop_at=1)] == [0, 1]
+    random.seed(1)
+    whole = batches_of(EventBus())
+    random.seed(1)  # the loader reads again from its begin
+    resumed = batches_of(bus_saving_in(tmp_path))
+    assert [number for number, _ in resumed] == [2, 3]
+    assert whole[0] != whole[2]
+
+
+def test_the_micro_batches_of_a_step_are_taken_together_though_a_stop_comes(
+    tmp_path: Path,
+) -> None:
+    first = batches_of(bus_saving_in(tmp_path), stop_at=0, accumulate=2)
+    resumed = batches_of(bus_saving_in(tmp_path), accumulate=2)
+    assert [number for number, _ in first] == [0, 1]
+    assert [number for number, _ in resumed] == [2, 3]
+
+
+def read_by(bus: EventBus, loader: Any, stop_at: int | None = None) -> list[list[int]]:
+    epochs: list[list[int]] = []
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            epochs.append([])
+            for batch in run.batches(loader):
+                epochs[-1].append(int(batch))
+                if run.step == stop_at:
+                    bus.answer(Stop("SIGTERM"))
+    return epochs
+
+
+def plain_loader() -> Any:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    torch.manual_seed(1)
+    return StatefulDataLoader(DATA, batch_size=1, shuffle=True)
+
+
+def loader_with_our_sampler() -> Any:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    return StatefulDataLoader(DATA, batch_size=1, sampler=ResumableSampler(5, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's own
+@pytest.mark.parametrize("make_loader", [plain_loader, loader_with_our_sampler])
+@pytest.mark.parametrize("stop_at", [3, 5])
+def test_a_loader_with_a_state_reads_on_in_the_same_order(
+    tmp_path: Path, make_loader: Callable[[], Any], stop_at: int
+) -> None:
+    whole = read_by(EventBus(), make_loader())
+    first = read_by(bus_saving_in(tmp_path), make_loader(), stop_at=stop_at)
+    assert first == [whole[0][:stop_at]]
+    resumed = read_by(bus_saving_in(tmp_path), make_loader())
+    assert list(chain(*first, *resumed)) == list(chain(*whole))
