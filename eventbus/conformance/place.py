@@ -45,9 +45,14 @@ class Seen:
         """Return a field that counts; None where it is missing or no count at all."""
         return count(self.fields.get(name))
 
-    def must_know(self, kind: type[R]) -> R | None:
-        """Return an answer of that kind that the loop has had the time to serve."""
-        return first(kind, self.known)
+    def must_know(self, kind: type[R], late: tuple[Request, ...] = ()) -> R | None:
+        """Return an answer of that kind that the loop has had the time to serve; none of `late`."""
+        return first(kind, tuple(a for a in self.known if not any(a is one for one in late)))
+
+    @property
+    def unknown(self) -> tuple[Request, ...]:
+        """Those that came since its last emission."""
+        return tuple(a for a in self.pending if not any(a is one for one in self.known))
 
 
 Tell = Callable[[Seen, Rule, str], None]
@@ -68,6 +73,8 @@ class OpenStep:
         `backward_finished` was emitted.
     refused : SkipBatch or None
         The answer by which it must end as skipped.
+    came_late : tuple of Request
+        What was answered while its first batch was loaded: it may be taken nevertheless.
     """
 
     number: int
@@ -75,6 +82,7 @@ class OpenStep:
     loads: int = 0
     has_backward: bool = False
     refused: SkipBatch | None = None
+    came_late: tuple[Request, ...] = ()
 
 
 @dataclass

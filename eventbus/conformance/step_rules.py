@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventbus.answers import SkipBatch, Stop, StopEpoch
+from eventbus.answers import Request, SkipBatch, Stop, StopEpoch
 from eventbus.conformance.limits import Limits
 from eventbus.conformance.metric_rules import EpochMetrics, check_loss
 from eventbus.conformance.place import OpenStep, Place, Seen, Tell
@@ -57,10 +57,13 @@ class StepRules:
         if not (self._has_loader or not self._limits.serves("loader_opened")):
             self._tell(seen, "order", "a batch was loaded before loader_opened told of its loader")
             self._has_loader = True  # told once for all batches of the pass
-        if self._place.step is None:
+        is_first = self._place.step is None
+        if is_first:
             self._check_may_begin(seen, "loads another batch")
         self._check_batch_index(seen)
         step = self._open(seen)
+        if is_first:
+            step.came_late = seen.unknown
         if step.started and not step.loads:
             self._tell(seen, "order", f"step {step.number} was started before its batch was loaded")
         if step.has_backward:
@@ -154,14 +157,16 @@ class StepRules:
     def _check_may_start(self, seen: Seen) -> None:
         if self._place.step is not None and not self._limits.serves("SkipBatch", "batch_loaded"):
             return  # it is loaded, and the loop cannot drop it any more
-        self._check_may_begin(seen, "starts another step")
+        # What came while its batch was loaded may wait for the end of the step.
+        late = self._place.step.came_late if self._place.step is not None else ()
+        self._check_may_begin(seen, "starts another step", late)
         skip = seen.must_know(SkipBatch)
         if skip is not None and self._limits.serves("SkipBatch"):
             message = f"starts a step that SkipBatch({skip.reason!r}) had refused before"
             self._tell(seen, "answers", message)
 
-    def _check_may_begin(self, seen: Seen, what: str) -> None:
-        stop, stop_epoch = seen.must_know(Stop), seen.must_know(StopEpoch)
+    def _check_may_begin(self, seen: Seen, what: str, late: tuple[Request, ...] = ()) -> None:
+        stop, stop_epoch = seen.must_know(Stop, late), seen.must_know(StopEpoch, late)
         if stop is not None and self._limits.serves("Stop"):
             self._tell(seen, "answers", f"{what} after Stop({stop.reason!r}) was given")
         elif stop_epoch is not None and self._place.in_epoch and self._limits.serves("StopEpoch"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -325,3 +325,39 @@ def test_steps_of_inner_runs_alone_are_no_place_for_a_trial() -> None:
     report = check_loop(folds)
     assert [str(one) for one in report.violations] == []
     assert any("no handler without sender= hears of that" in note for note in report.notes)
+
+
+def test_a_stop_that_comes_while_a_batch_is_loaded_may_wait_for_the_end_of_its_step() -> None:
+    bus = EventBus()
+
+    def loader() -> Iterator[int]:
+        yield 0
+        bus.answer(Stop("SIGTERM"))
+        yield 1
+
+    with watch_loop(bus) as report, Run(bus) as run:
+        for _ in run.epochs(1):
+            for _ in run.batches(loader()):
+                run.report(loss=1.0)
+    report.raise_if_any()
+
+
+def test_the_step_after_that_one_may_not_begin() -> None:
+    bus = EventBus()
+    loop = bus.bind(sender="train")
+    with watch_loop(bus) as report:
+        loop.emit("run_opened")
+        loop.emit("run_started")
+        loop.transform("loader_opened", [1, 2], epoch=0, step=0)
+        bus.answer(Stop("SIGTERM"))
+        for step in (1, 2):
+            loop.transform("batch_loaded", step, epoch=0, step=step, batch_index=step)
+            loop.emit("batch_started", epoch=0, step=step)
+            loop.emit("batch_finished", epoch=0, step=step, metrics={})
+        loop.emit("run_finished", reason="SIGTERM", epoch=0, step=2, metrics={})
+        loop.emit("run_closed", outcome="stopped")
+    told = [one.message for one in report.violations if "SIGTERM" in one.message]
+    assert told == [
+        "loads another batch after Stop('SIGTERM') was given",
+        "starts another step after Stop('SIGTERM') was given",
+    ]
