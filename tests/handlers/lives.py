@@ -13,11 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -25,6 +25,8 @@ import torch
 from eventbus import Event, EventBus, Priority
 from eventbus.handlers import Checkpoint
 from eventbus.loops import Run
+
+T = TypeVar("T")
 
 
 def _any_service() -> str:
@@ -48,11 +50,19 @@ ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 """Arguments that have no default (and what a handler is to be resumed by)."""
 
+SLOW_TO_LIVE = frozenset({"ConfusionMatrix", "Notify", "Plot", "WandB"})
+"""Handlers that draw, or start services: a life of theirs takes a second and more."""
+
 ENVIRONMENT = dict(os.environ)
 """As it was before any library left there how to reach its helpers in this process."""
 
 VALIDATION_LOSSES = (1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 """By epoch; so that whoever decides by them has something to decide after the fifth."""
+
+
+def thinned(cls: type, moments: Iterable[T]) -> list[T]:
+    """Return the moments at which a handler's lives are cut: each, or of a slow one each third."""
+    return list(moments)[:: 3 if cls.__name__ in SLOW_TO_LIVE else 1]
 
 
 def make(cls: Any, folder: Path) -> Any:

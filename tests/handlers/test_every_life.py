@@ -10,7 +10,17 @@ import pytest
 
 from eventbus.state import has_state
 
-from .lives import ARGUMENTS, Life, Nursery, live, make, nursery, trained_by, with_handler
+from .lives import (
+    ARGUMENTS,
+    Life,
+    Nursery,
+    live,
+    make,
+    nursery,
+    thinned,
+    trained_by,
+    with_handler,
+)
 from .test_every_handler import HANDLERS, every_handler, same
 
 UNMOVED = {
@@ -63,7 +73,7 @@ def test_run_killed_at_each_emission_of_an_epoch_ends_as_one_that_was_not(
 ) -> None:
     whole = live(cls, tmp_path / "whole")
     (tmp_path / "cut").mkdir()
-    for moment in moments_of(whole):
+    for moment in thinned(cls, moments_of(whole)):
         lives.die(cls, tmp_path / "cut", moment)
     resumed = live(cls, tmp_path / "cut")
     assert resumed.trained.weights == whole.trained.weights

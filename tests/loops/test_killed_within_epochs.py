@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ def lives() -> Iterator[Nursery]:
         yield one
 
 
+@pytest.fixture(scope="module")
+def whole_of(lives: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return what lives a training to the end, whole, once for each kind of it."""
+
+    @functools.cache
+    def lived(loader: str, probes: bool = True) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        assert lives.live(Plan(str(folder), loader, probes=probes)) == (0, EPOCHS * STEPS)
+        return folder
+
+    return lived
+
+
 def results(folder: Path) -> dict[str, Any]:
     """What a training left: its state to the bit, and its metric files to the byte."""
     found: dict[str, Any] = torch.load(folder / "results.pt", weights_only=True)
@@ -59,13 +73,6 @@ def assert_equal(killed: Path, whole: Path) -> None:
     assert [name for name in expected if not same(found[name], expected[name])] == []
 
 
-def lived(lives: Nursery, plan: Plan) -> Path:
-    """Live to the end, whole."""
-    Path(plan.folder).mkdir()
-    assert lives.live(plan) == (0, EPOCHS * STEPS)
-    return Path(plan.folder)
-
-
 def killed(lives: Nursery, folder: Path, kills: list[int], **plan: Any) -> list[int]:
     """Be killed after so many steps of each life, then live to the end; return where it was cut."""
     folder.mkdir()
@@ -82,9 +89,9 @@ def killed(lives: Nursery, folder: Path, kills: list[int], **plan: Any) -> list[
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_training_killed_within_epochs_ends_as_if_it_never_was(
-    loader: str, lives: Nursery, tmp_path: Path
+    loader: str, lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), loader))
+    whole = whole_of(loader)
     draw = random.Random(loader)
     for every in (1, 3):
         kills = [draw.randint(every, STEPS + 1) for _ in range(6)]
@@ -93,9 +100,9 @@ def test_a_training_killed_within_epochs_ends_as_if_it_never_was(
 
 
 def test_a_training_killed_twice_in_one_epoch_ends_as_if_it_never_was(
-    lives: Nursery, tmp_path: Path
+    lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), "sampler"))
+    whole = whole_of("sampler")
     cuts = killed(lives, tmp_path / "killed", [STEPS + 1, 1, 1, 1], loader="sampler")
     epochs = [(step - 1) // STEPS for step in cuts]
     assert max(map(epochs.count, epochs)) >= 2
@@ -103,9 +110,9 @@ def test_a_training_killed_twice_in_one_epoch_ends_as_if_it_never_was(
 
 
 def test_a_training_killed_before_its_first_save_and_at_the_ends_of_epochs_is_none_the_worse(
-    lives: Nursery, tmp_path: Path
+    lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), "sampler"))
+    whole = whole_of("sampler")
     kills = [1, 2, STEPS, STEPS, STEPS]  # nothing is saved by the first two
     cuts = killed(lives, tmp_path / "killed", kills, loader="sampler", every=3)
     assert cuts[:3] == [1, 2, STEPS]
@@ -114,9 +121,9 @@ def test_a_training_killed_before_its_first_save_and_at_the_ends_of_epochs_is_no
 
 @pytest.mark.parametrize("loader", ["sampler", "stateful"])
 def test_a_training_that_saves_beside_its_loop_survives_kills_within_epochs(
-    loader: str, lives: Nursery, tmp_path: Path
+    loader: str, lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), loader))
+    whole = whole_of(loader)
     kills = [5, 6, 5, 7, 6]
     killed(lives, tmp_path / "killed", kills, loader=loader, asynchronous=True)
     assert_equal(tmp_path / "killed", whole)
@@ -124,10 +131,10 @@ def test_a_training_that_saves_beside_its_loop_survives_kills_within_epochs(
 
 @pytest.mark.parametrize("loader", ["sampler", "stateful"])
 def test_a_training_that_is_asked_to_end_saves_its_last_step_and_ends_as_if_it_never_was(
-    loader: str, lives: Nursery, tmp_path: Path
+    loader: str, lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     """SIGTERM at random times (T10)."""
-    whole = lived(lives, Plan(str(tmp_path / "whole"), loader, probes=False))
+    whole = whole_of(loader, probes=False)
     draw = random.Random(loader)
     exits: list[int] = []
     for turn in range(5):
@@ -159,9 +166,9 @@ PARTS = ["model", "optimizer", "scheduler", "scaler", "EMA", "random", "steps"]
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_training_that_is_resumed_without_a_part_is_another(
-    part: str, lives: Nursery, tmp_path: Path
+    part: str, lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = lived(lives, Plan(str(tmp_path / "whole"), "sampler"))
+    whole = whole_of("sampler")
     (tmp_path / "killed").mkdir()
     assert lives.live(Plan(str(tmp_path / "killed"), "sampler", kill_after=4))[0] == -9
     folder = Folder(tmp_path / "killed" / "saved", Files())

@@ -24,6 +24,15 @@ def ranks() -> Iterator[Barracks]:
         yield one
 
 
+BY_STEP: dict[str, Any] = {"sampler": "resumable", "saves": "batch_finished"}
+
+
+@pytest.fixture(scope="module")
+def whole_by_step(ranks: Barracks, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Return a training that saves after each step, and that nobody cut."""
+    return ranks.train(tmp_path_factory.mktemp("whole"), **BY_STEP)
+
+
 def saved(folder: Path) -> list[int]:
     """Return the steps of the checkpoints there are."""
     return sorted(int(path.name.split("-")[1]) for path in (folder / "saved").glob("step-*"))
@@ -87,35 +96,31 @@ def _give_all_the_share_of_rank_0(folder: Path) -> None:
     ["batch_started", "backward_finished", "batch_finished", "state_requested", "checkpoint_saved"],
 )
 def test_a_rank_that_is_killed_leaves_checkpoints_from_which_both_go_on_together(
-    phase: str, rank: int, ranks: Barracks, tmp_path: Path
+    phase: str, rank: int, ranks: Barracks, whole_by_step: Trained, tmp_path: Path
 ) -> None:
     if (phase, rank) == ("checkpoint_saved", 1):
         pytest.skip("rank 0 writes")
-    plan: dict[str, Any] = {"sampler": "resumable", "saves": "batch_finished"}
-    whole = ranks.train(tmp_path / "whole", **plan)
-    killed = ranks.train(tmp_path / "cut", deeds=(Deed(rank, "SIGKILL", phase, 3),), **plan)
+    killed = ranks.train(tmp_path / "cut", deeds=(Deed(rank, "SIGKILL", phase, 3),), **BY_STEP)
     assert killed.codes[rank] == -9
     survivor = killed.reports[1 - rank]
     assert killed.codes[1 - rank] == 1
     assert survivor.outcome == "failed", killed.logs  # it did not hang until it was put down
-    resumed = ranks.train(tmp_path / "cut", **plan)
+    resumed = ranks.train(tmp_path / "cut", **BY_STEP)
     assert len({report.resumed_at for report in resumed.reports}) == 1
     assert resumed.reports[0].resumed_at in (2, 3)
-    assert_equal(resumed, whole)
+    assert_equal(resumed, whole_by_step)
 
 
 @pytest.mark.slow
 def test_rank_0_that_is_killed_as_it_writes_leaves_the_checkpoint_before(
-    ranks: Barracks, tmp_path: Path
+    ranks: Barracks, whole_by_step: Trained, tmp_path: Path
 ) -> None:
-    plan: dict[str, Any] = {"sampler": "resumable", "saves": "batch_finished"}
-    whole = ranks.train(tmp_path / "whole", **plan)
-    killed = ranks.train(tmp_path / "cut", second_save="SIGKILL", **plan)
+    killed = ranks.train(tmp_path / "cut", second_save="SIGKILL", **BY_STEP)
     assert killed.codes == [-9, 1]
     assert killed.reports[1].error.startswith("RanksError: rank 1 at step 3 of epoch 1"), killed
     assert "rank 0 has gone or does not answer" in killed.reports[1].error
     assert saved(tmp_path / "cut") == [1]
-    assert_equal(ranks.train(tmp_path / "cut", **plan), whole)
+    assert_equal(ranks.train(tmp_path / "cut", **BY_STEP), whole_by_step)
 
 
 @pytest.mark.slow
