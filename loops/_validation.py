@@ -51,7 +51,7 @@ class ValidationSpan:
         self.silent = False
         self.is_behind = False
         self.was_cut = False
-        self._generators = _GENERATORS.state_dict()
+        self._generators = _GENERATORS.state_dict() if self._is_between else None
         self._means = Means()
         self._results = Report()
         self._body: Body | None = None
