@@ -14,7 +14,7 @@ from pathlib import Path
 from eventbus import Event, Stop
 
 from ._checkpoint_manifest import Manifest
-from ._monitor import Monitor, numbers_in
+from ._monitor import Monitor, as_numbers
 
 __all__ = ["directory_of", "draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
@@ -29,7 +29,7 @@ def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
         id=secrets.token_hex(16),
         epoch=event.fields.get("epoch"),
         step=event.fields.get("step"),
-        metrics=numbers_in(event.fields.get("metrics")),
+        metrics=as_numbers(event.fields.get("metrics")),
         run_id=event.context.get("run_id"),
         run=run_name(event),
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eventbus.handlers._monitor import numbers_in
+from eventbus.handlers._monitor import as_numbers
 from eventbus.handlers._requires import require
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Curves:
 
     def record(self, epoch: int, step: int, metrics: Mapping[str, Any]) -> None:
         """Add a row of what is a number. Reading the metrics synchronises with their device."""
-        numbers, rows = numbers_in(metrics), len(self.epochs)
+        numbers, rows = as_numbers(metrics), len(self.epochs)
         self.epochs.append(epoch)
         self.steps.append(step)
         for name, value in numbers.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
-__all__ = ["Mode", "Monitor", "as_number", "numbers_in"]
+__all__ = ["Mode", "Monitor", "as_number", "as_numbers"]
 
 Mode = Literal["min", "max"]
 
@@ -129,7 +129,7 @@ def as_number(value: Any, what: str) -> float:
         raise TypeError(f"{what} must be a number, got {kind}: {error}") from error
 
 
-def numbers_in(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+def as_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """Read the metrics that are numbers (one transfer from the device); others are left out."""
     numbers = {}
     for key, value in (metrics or {}).items():
