@@ -65,6 +65,18 @@ def thinned(cls: type, moments: Iterable[T]) -> list[T]:
     return list(moments)[:: 3 if cls.__name__ in SLOW_TO_LIVE else 1]
 
 
+def assert_ends_as_whole(
+    cls: type, folder: Path, lives: Nursery, whole: Life, moments: Iterable[tuple[str, int]]
+) -> None:
+    """Cut a training at these moments, one life after the other; it ends as `whole` did."""
+    folder.mkdir()
+    for moment in thinned(cls, moments):
+        lives.die(cls, folder, moment)
+    resumed = live(cls, folder)
+    assert resumed.trained.weights == whole.trained.weights
+    assert resumed.trained.outcome == whole.trained.outcome
+
+
 def make(cls: Any, folder: Path) -> Any:
     """Construct a handler with its defaults; skip, by name, where its library is missing."""
     arguments = ARGUMENTS.get(cls.__name__, _no_arguments)

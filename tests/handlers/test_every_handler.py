@@ -31,7 +31,16 @@ from eventbus import EventBus, Priority
 from eventbus.loops import Run
 from eventbus.state import has_state
 
-from .lives import Nursery, images, live, make, nursery, thinned, trained_by, with_handler
+from .lives import (
+    Nursery,
+    assert_ends_as_whole,
+    images,
+    live,
+    make,
+    nursery,
+    trained_by,
+    with_handler,
+)
 
 ALTERING = {"LRSchedule": "it sets the learning rate"}
 """Handlers outside of the ALTER band that are there to change the training, and how."""
@@ -352,9 +361,5 @@ def test_run_killed_at_each_of_its_steps_ends_as_one_that_was_not(
     whole = live(cls, tmp_path / "whole")
     steps = [name for name, *_ in whole.told].count("batch_finished")
     assert steps >= 3
-    (tmp_path / "cut").mkdir()
-    for step in thinned(cls, range(1, steps + 1)):
-        lives.die(cls, tmp_path / "cut", ("batch_finished", step))
-    resumed = live(cls, tmp_path / "cut")
-    assert resumed.trained.weights == whole.trained.weights
-    assert resumed.trained.outcome == whole.trained.outcome
+    kills = [("batch_finished", step) for step in range(1, steps + 1)]
+    assert_ends_as_whole(cls, tmp_path / "cut", lives, whole, kills)

@@ -14,10 +14,10 @@ from .lives import (
     ARGUMENTS,
     Life,
     Nursery,
+    assert_ends_as_whole,
     live,
     make,
     nursery,
-    thinned,
     trained_by,
     with_handler,
 )
@@ -72,12 +72,7 @@ def test_run_killed_at_each_emission_of_an_epoch_ends_as_one_that_was_not(
     cls: type, tmp_path: Path, lives: Nursery
 ) -> None:
     whole = live(cls, tmp_path / "whole")
-    (tmp_path / "cut").mkdir()
-    for moment in thinned(cls, moments_of(whole)):
-        lives.die(cls, tmp_path / "cut", moment)
-    resumed = live(cls, tmp_path / "cut")
-    assert resumed.trained.weights == whole.trained.weights
-    assert resumed.trained.outcome == whole.trained.outcome
+    assert_ends_as_whole(cls, tmp_path / "cut", lives, whole, moments_of(whole))
 
 
 def moments_of(life: Life) -> list[tuple[str, int]]:
