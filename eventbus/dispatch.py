@@ -239,7 +239,7 @@ def _accept(result: Any, planned: PlannedCall, event: Event, given: Given) -> No
 def _signed(answer: Answer, by: str, event: Event) -> Answer:
     if isinstance(answer, Request):
         answer = answer.signed(by)
-        event.emitter.pending.accept(answer)
+        event.emitter.pending.answer(answer)
     return answer
 
 

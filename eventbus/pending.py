@@ -30,6 +30,8 @@ class Pending:
         True only where nothing is pending and nothing unread; one look spares the rest.
     is_run : bool
         False for what the bus emits of its own: it does not hear answers in a run's place.
+    answered : int
+        How many answers handlers gave in emissions, and not from elsewhere meanwhile.
     """
 
     __slots__ = (
@@ -39,12 +41,14 @@ class Pending:
         "_outer",
         "_read",
         "_reading",
+        "answered",
         "is_run",
         "quiet",
     )
 
     quiet: bool
     is_run: bool
+    answered: int
 
     def __init__(self, inbox: Inbox, outer: Pending | None = None) -> None:
         self._inbox = inbox
@@ -52,6 +56,7 @@ class Pending:
         self._read = inbox.heard
         self._given: list[Request] = list(inbox.standing())
         self.is_run = True
+        self.answered = 0
         self._reading = threading.Lock()
         self._look()
         inbox.add_reader(self)
@@ -68,6 +73,11 @@ class Pending:
         """Make an answer pending."""
         self._given.append(answer)  # in one go: threads that answer at once lose none
         self.quiet = False
+
+    def answer(self, answer: Request) -> None:
+        """Make the answer of a handler to an emission under way pending."""
+        self.answered += 1
+        self.accept(answer)
 
     def begin(self, kinds: tuple[type[Answer], ...]) -> None:
         """A span begins: drop what is left from the one before; what came meanwhile is for it."""

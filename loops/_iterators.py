@@ -17,7 +17,7 @@ from eventbus.loops._loader import END, Reader
 from eventbus.loops._pass import Pass
 
 if TYPE_CHECKING:
-    from eventbus import Stop, StopEpoch
+    from eventbus.answers import Request
     from eventbus.loops._spans import Spans
     from eventbus.loops._validation import ValidationSpan
 
@@ -90,7 +90,7 @@ class Steps(Pass, Iterator[int]):
             self._begin()
         while self._goes_on():
             span = spans.open_batch(self)
-            if _announce(spans, span):
+            if _announce(spans, span, None, spans.emitter.pending.answered):
                 span.enter(Body(has_batch=False), boundary=True)
                 return span.step
         raise StopIteration
@@ -197,7 +197,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         """Offer a batch to the handlers; say whether the loop is to have it."""
         assert self._reader is not None
         spans, counts = self._spans, self._spans.counts
-        came_late = None if spans.heeded.quiet else spans.cut()  # while the batch was loaded
+        late, answered = spans.cut(), spans.emitter.pending.answered
         span = spans.batch or spans.open_batch(self)
         span.data_wait_s = self._reader.take_wait() + (span.data_wait_s or 0.0)
         counts.batch_index += 1
@@ -209,7 +209,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
             step=span.step,
             batch_index=counts.batch_index,
         )
-        is_given = not spans.skips() if span.bodies else _announce(spans, span, came_late)
+        is_given = not spans.skips() if span.bodies else _announce(spans, span, late, answered)
         if is_given:
             span.enter(Body(batch), self.accumulate == 1 or self._is_boundary(span))
         return batch, is_given
@@ -278,22 +278,29 @@ class Validation(Iterator[T], Generic[T]):
             span.close(Ending.COMPLETED)
 
 
-def _announce(spans: Spans, span: BatchSpan, came_late: Stop | StopEpoch | None = None) -> bool:
+def _announce(spans: Spans, span: BatchSpan, late: Request | None, answered: int) -> bool:
     """Tell that a step begins, unless an answer is against it; say whether its body may run.
 
-    A `Stop` that came while the batch was loaded is not against it: what loading has drawn from the
-    random generators would be drawn a second time where the run goes on.
+    A `Stop` from elsewhere that came since the batch began to load is not against it: what loading
+    has drawn from the random generators would be drawn a second time where the run goes on.
+
+    Parameters
+    ----------
+    late, answered
+        What would have cut the loop when the batch was there, and how often handlers had answered.
     """
-    emitter, heeded = spans.emitter, spans.heeded
-    if not heeded.quiet and _is_refused(spans, span, came_late):
+    heeded = spans.heeded
+    if not heeded.quiet and _is_refused(spans, span, late, answered):
         return False
-    emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
-    return heeded.quiet or not _is_refused(spans, span, came_late)
+    spans.emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
+    return heeded.quiet or not _is_refused(spans, span, late, answered)
 
 
-def _is_refused(spans: Spans, span: BatchSpan, came_late: Stop | StopEpoch | None) -> bool:
-    answer = spans.pending().skip or spans.cut()
-    if answer is None or answer is came_late:
-        return False
-    span.skip(answer.reason)
-    return True
+def _is_refused(spans: Spans, span: BatchSpan, late: Request | None, answered: int) -> bool:
+    answer: Request | None = spans.pending().skip
+    if answer is None and spans.emitter.pending.answered > answered:
+        cut = spans.cut()
+        answer = None if cut is late else cut
+    if answer is not None:
+        span.skip(answer.reason)
+    return answer is not None

@@ -36,12 +36,15 @@ class Place:
     undone : list of str
         Names of the validations in the body of a finished step that have not been done: a resumed
         run goes on after that step, and never comes back to them.
+    in_body : list of str
+        Names of all validations that have begun in the body under way.
     """
 
     def __init__(self) -> None:
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
         self._manner: Mapping[str, int] = {}  # of the last loader
+        self._in_last_body: list[str] = []  # validations of the last body that had some
         self.begin()
 
     def begin(self) -> None:
@@ -52,12 +55,13 @@ class Place:
         self._done_in_step: list[str] = []
         self.undone: list[str] = []
         self._undone_in_step: list[str] = []
+        self.in_body: list[str] = []
         self._start: Start | None = None
         self._close()
 
     def _close(self) -> None:
         self._used = self.read = 0
-        self._is_open = False
+        self._is_open = self._goes_on = False
         self._loader: Any = None
         self._reader: ref[Reader] | None = None
         self._opening: dict[str, Any] = {}
@@ -71,7 +75,7 @@ class Place:
         """
         tell_samplers(loader, epoch)
         start, self._start = self._start, None
-        carried, self._carried, self._ended = self._carried, None, None
+        carried = self._carried
         check_manner(loader, start, carried, self._manner)
         self._manner = manner_of(loader)
         if start is None and carried is not None:
@@ -79,6 +83,7 @@ class Place:
             tell_samplers(loader, epoch)  # the state has brought back the epoch before
         reader, self._opening = opened(loader, start)
         self._is_open = True
+        self._goes_on = start is not None
         self._used = self.read = 0 if start is None else start.used
         self._loader = loader if keeps_its_place(loader) else None
         self._reader = ref(reader)
@@ -101,15 +106,22 @@ class Place:
 
     def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
         """The pass is over: its data has ended, or the loop was left."""
-        if in_epoch and self._is_open:
-            self._done.append(BATCHES)
-        if self._is_open and at_end and self._done.count(BATCHES) <= 1:
-            self._ended = self._loader
+        if self._is_open:
+            if in_epoch:
+                self._done.append(BATCHES)
+            is_to_go_on = at_end and self._done.count(BATCHES) <= 1
+            self._ended, self._carried = self._loader if is_to_go_on else None, None
         self._close()
 
     def note_due(self, name: str, in_step: bool) -> None:
         """A validation in the body of a step begins; it is undone until `settle`."""
         (self._undone_in_step if in_step else self.undone).append(name)
+        self.in_body.append(name)
+
+    def end_body(self) -> None:
+        """The body of a step has come to its end: what it has not done it will not do."""
+        self._in_last_body, self.in_body = self.in_body, []
+        self.undone = []
 
     def settle(self, name: str) -> None:
         """A validation is done."""
@@ -152,6 +164,11 @@ class Place:
 
     # -- state
 
+    @property
+    def _has_drawn(self) -> bool:
+        """True once an iterator of the loader was made, which draws a seed."""
+        return self._is_open and (self._goes_on or self.read > 0)
+
     def state(self) -> dict[str, Any]:
         """Return it in tensors and plain Python."""
         done, used = [*self._done, *self._behind, *self._done_in_step], self._used
@@ -165,20 +182,35 @@ class Place:
         state: dict[str, Any] = {"batch_index": self.batch_index, "done": done, "used": used}
         if self._manner:
             state["manner"] = dict(self._manner)
-        carried = self._carried if self._ended is None else self._ended.state_dict()
-        if carried is not None:
+        if (carried := self._carried_on()) is not None:
             state["carried"] = carried
-        if self.undone:
-            state["undone"] = list(self.undone)
+        if undone := [*self.undone, *self._still_expected()]:
+            state["undone"] = undone
         if self._start is not None:
             return {**state, **self._start.state()}  # restored, and not come to yet
         if has_used_all:
             return {**state, "done": [*done, BATCHES], "used": 0}
-        if self._is_open:
+        if self._has_drawn:
             state["opening"] = self._opening
         if self._loader is not None and used == self.read > 0:
             state["loader"] = self._loader.state_dict()
         return state
+
+    @property
+    def is_exact(self) -> bool:
+        """True between steps where nothing is known to be undone in the body of the last."""
+        return not self.undone
+
+    def _still_expected(self) -> list[str]:
+        """Return the validations that came after those of this body in the last one with some."""
+        begun, before = self.in_body, self._in_last_body
+        return before[len(begun) :] if begun and before[: len(begun)] == begun else []
+
+    def _carried_on(self) -> Mapping[str, Any] | None:
+        """Return the state that the loader of the next pass is to have, until it has begun."""
+        if self._has_drawn:
+            return None
+        return self._carried if self._ended is None else self._ended.state_dict()
 
     def restore(self, state: Mapping[str, Any], step: int) -> None:
         """Be where `state` was taken, after `step`; tell once of what is not come back to."""
@@ -193,8 +225,8 @@ class Place:
         if undone := state.get("undone"):
             log.warning(
                 "the checkpoint was saved within the body of step %d, before validation %s in it "
-                "was done; a resumed run goes on after that step and leaves it out (validate at "
-                "the top of the body, or save on 'validation_done': see Run.validate)",
+                "was done; a resumed run goes on after that step and leaves it out (one at the top "
+                "of the body would be done again: see Run.validate)",
                 step,
                 " and ".join(map(repr, undone)),
             )

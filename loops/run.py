@@ -37,11 +37,12 @@ class Run:
       else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`.
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
-    * A `Stop` takes effect before the first batch of a step is loaded, before its body runs, after
-      each validation batch, and at the start and the end of an epoch; a `StopEpoch` likewise
-      before a step of its epoch. Without epochs a `StopEpoch` ends nothing. One that comes while a
-      batch is loaded, or within accumulated micro-batches, lets that step be taken whole: a run
-      that is resumed after it ends as one that was never stopped.
+    * A `Stop` takes effect before the first batch of a step is loaded, in answer to its
+      `batch_started`, after each validation batch, and at the start and the end of an epoch; a
+      `StopEpoch` likewise before a step of its epoch. Without epochs a `StopEpoch` ends nothing.
+      One that comes from elsewhere while a batch is loaded and given, or within accumulated
+      micro-batches, lets that step be taken whole: a run that is resumed after it ends as one that
+      was never stopped.
     * With several ranks both wait until all have agreed on them, which may be a step later.
 
     Parameters
@@ -157,11 +158,13 @@ class Run:
 
         Notes
         -----
-        Resumed, a body is not entered in its middle. A validation at the top of the body of a
-        step is resumed exactly, if `if run.stop: break` follows it; one after the report if
-        checkpoints are saved on `validation_done`, one between the optimizer's step and the report
-        if on `batch_finished`, and not the other way round. What a `Stop` has cut there, or a
-        checkpoint on `batch_finished` has missed, a resumed run leaves out, with a warning.
+        Resumed, a body is not entered in its middle. A checkpoint that is due while work in the
+        body of a step is known to be left waits until it is done, so that a run that is killed
+        there goes on exactly (the Run sees the steps of the optimizer that it was given). A
+        validation that a `Stop` cuts is done again if it is at the top of the body and
+        `if run.stop: break` follows it; elsewhere in the body a resumed run leaves it out, with a
+        warning. So it does with a second validation after the report, where a checkpoint was saved
+        as the first one ended.
         """
         return Validation(self._spans, loader, name)
 

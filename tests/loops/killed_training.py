@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ BATCH = 3
 class Plan:
     """What a life does: which loader, when it saves, and after how many steps it is ended.
 
-    By SIGKILL; or, where it is `asked`, so many seconds later by SIGTERM. `probes`: it validates
-    within steps as well, which a `Stop` leaves out.
+    By SIGKILL; or, where it is `asked`, so many seconds later by SIGTERM; or by a SIGTERM at so
+    many lines of the loop after it has told of a step: `asked_at`, a step and a number of lines.
+    `probes`: it validates within steps as well, which a `Stop` leaves out.
     """
 
     folder: str
@@ -47,6 +49,7 @@ class Plan:
     asynchronous: bool = False
     kill_after: int | None = None
     asked: float | None = None
+    asked_at: tuple[int, int] | None = None
     probes: bool = True
 
 
@@ -158,16 +161,41 @@ def live(plan: Plan, tell: Callable[[int], object]) -> None:
         asynchronous=plan.asynchronous,
     )
     bus.attach(saver)
-    if plan.asked is not None:
+    if plan.asked is not None or plan.asked_at is not None:
         bus.attach(Preemption())
     bus.attach(CSVLog(folder / "epochs.csv"))
     bus.attach(CSVLog(folder / "steps.csv", on=["batch_finished"]), name="steps")
     kinds = ["batch_finished", "validation_done", "epoch_finished"]
     bus.attach(JSONLLog(folder / "log.jsonl", on=kinds, clock=lambda: 0.0))
     bus.on("batch_finished", priority=-10_000)(lambda step: tell(step))
+    if plan.asked_at is not None:
+        last, lines = plan.asked_at
+        bus.on("batch_finished", when=lambda step: step == last)(lambda: ask_after(lines))
     training.run(bus, loader_of(plan.loader))
     torch.save(training.results(), folder / "saving.pt")
     (folder / "saving.pt").rename(folder / "results.pt")
+
+
+def ask_after(lines: int) -> None:
+    """Have this process get a SIGTERM when so many lines of the loop and of its body have run."""
+    left = lines
+
+    def at_line(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        left -= event == "line"
+        if left > 0:
+            return at_line
+        sys.settrace(None)
+        if left == 0:
+            left = -1  # frames that were begun before are still traced
+            signal.raise_signal(signal.SIGTERM)
+        return None
+
+    def at_call(frame: FrameType, event: str, arg: object) -> Any:
+        name = frame.f_code.co_filename
+        return at_line if name == __file__ or f"eventbus{os.sep}loops" in name else None
+
+    sys.settrace(at_call)
 
 
 # -- lives that are killed

@@ -7,6 +7,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ pytestmark = [
 
 LOADERS = ["sampler", "sampler 2", "stateful", "stateful 2", "shuffled"]
 """By how they are resumed, and how many workers read them."""
+
+LINES = {STEPS - 1: 300, STEPS: 1300}
+"""Of the loop and of its body, from the end of a step to that of the next; between them an epoch
+ends and another begins."""
 
 LOGS = ("epochs.csv", "steps.csv")
 TIMES = re.compile(rb'"(duration_s|data_wait_s)": [^,}]+')
@@ -159,6 +164,24 @@ def asked_to_end(lives: Nursery, folder: Path, loader: str, draw: random.Random)
         assert step in (EPOCHS * STEPS, 0)  # 0: all was done before
         assert code in (0, -15)
     return code
+
+
+@pytest.mark.parametrize("loader", ["sampler", "stateful"])
+def test_a_training_that_is_asked_to_end_at_any_line_ends_as_if_it_never_was(
+    loader: str, lives: Nursery, whole_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """SIGTERM between any two lines of the loop (T10): loading, giving, finishing, validating."""
+    whole = whole_of(loader, probes=False)
+    draw = random.Random(loader)
+    for turn in range(24):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        step = draw.choice(list(LINES))
+        asked_at = (step, draw.randint(1, LINES[step]))
+        plan = Plan(str(folder), loader, every=3, probes=False, asked_at=asked_at)
+        assert lives.live(plan)[0] == 143
+        assert lives.live(replace(plan, asked_at=None))[0] == 0
+        assert_equal(folder, whole)
 
 
 PARTS = ["model", "optimizer", "scheduler", "scaler", "EMA", "random", "steps"]
