@@ -110,6 +110,9 @@ class State(Answer):
         The name under which the part is kept and comes back with `state_restored`.
     value
         Tensors and plain Python only (what `torch.load(weights_only=True)` accepts).
+    exact
+        False in the middle of something, where a run that went on from this part would not go on
+        as this one does: who saves, and can wait for a later signal, does.
 
     Examples
     --------
@@ -124,9 +127,12 @@ class State(Answer):
     __match_args__ = ("key", "value")
     key: str
     value: Any
+    exact: bool = True
 
-    def __init__(self, key: str, value: Any) -> None:
+    def __init__(self, key: str, value: Any, *, exact: bool = True) -> None:
         self._set(key=key, value=value)
+        if not exact:
+            self._set(exact=False)
 
 
 class Restored(Answer):
@@ -226,6 +232,11 @@ class Answers(Frozen):
                     raise AttachError(_clash(answer.key, owners[answer.key], by), handler=by)
                 parts[answer.key], owners[answer.key] = answer.value, by
         return parts
+
+    @property
+    def exact(self) -> bool:
+        """True where each part of the state given in this emission is one to go on from exactly."""
+        return all(answer.exact for _, answer in self.given if isinstance(answer, State))
 
 
 Answers.NONE = Answers()

@@ -15,7 +15,9 @@ from eventbus.filters import current_rank
 from ._checkpoint_arguments import check_arguments, check_clock
 from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
+from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
+from ._checkpoint_manifest import Manifest
 from ._checkpoint_resume import Resume
 from ._checkpoint_shelf import Shelf
 from ._checkpoint_without_bus import WithoutBus
@@ -36,7 +38,8 @@ class Checkpoint(WithoutBus):
     ==================  =====================================================================
     signals consumed    those of `on`; `run_opened`, `epoch_interrupted`, `run_finished`,
                         `run_failed`, `run_closed`; if asynchronous `batch_finished`,
-                        `validation_batch_finished`
+                        `validation_batch_finished`; while a save is put off `batch_finished`,
+                        `epoch_finished`, `validation_done`
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
                         `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
@@ -60,7 +63,8 @@ class Checkpoint(WithoutBus):
         Where; made at the first save. ``{run_id}`` and ``{run}`` become the id and the name of the
         run, so that runs that follow each other on a bus keep apart.
     on
-        The signal, or signals, on which to save.
+        The signal, or signals, on which to save. Where the loop answers that it could not go on
+        exactly from there, as in the middle of a step, on the first one after it where it can.
     when
         A filter on those; with several ranks not one by time, which is due on each at another.
     keep
@@ -151,6 +155,7 @@ class Checkpoint(WithoutBus):
         wish = os.fspath(resume)
         self._resume = Resume(wish if wish in ("auto", "never") else Path(wish))
         self._writer = Writer() if asynchronous else None
+        self._later = Later(self._save_late)
         self._run_id: str | None = None
         self._saved_whole: int | None = None  # the step of the last save, where all of it is in
         signals = (on,) if isinstance(on, str) else tuple(on)
@@ -176,26 +181,45 @@ class Checkpoint(WithoutBus):
     # -- saving
 
     def save(self, event: Event) -> None:
-        """Save now; called on the signals of `on`."""
+        """Save, at once or at the next exact place; called on the signals of `on`."""
+        self._save(event)
+
+    def _save(self, event: Event) -> None:
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
         if shelf.monitor is not None:
             shelf.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event, shelf.monitor)
+        draft = self._later.with_metrics(draft_of(event, shelf.monitor))
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
-        state = event.bus.emit("state_requested").state  # on every rank: it may be collective
+        answers = event.bus.emit("state_requested")  # on every rank: it may be collective
+        if not answers.exact and self._later.may_wait(event):
+            self._later.wait(event, draft)
+            shelf.own = [own for own in shelf.own if own != draft.id]
+            return
+        self._later.cease()
         if writes:
-            folder = self._folder(event)
-            check_loadable(state, folder.path)
-            put = functools.partial(shelf.put, folder, draft)
-            if self._writer is None:
-                self._tell(event.bus, put(state))
-            else:
-                self._writer.start(state, put)
+            self._write(event, draft, answers.state)
         self._saved_whole = draft.step if event.name in _WHOLE else None
+
+    def _save_late(self, event: Event) -> None:
+        """Make up for a save that was put off, unless this was detached since."""
+        own = (getattr(one.handler, "__self__", None) for one in event.bus.subscriptions)
+        if any(one is self for one in own):
+            self._save(event)
+        else:
+            self._later.cease()
+
+    def _write(self, event: Event, draft: Manifest, state: Mapping[str, Any]) -> None:
+        folder = self._folder(event)
+        check_loadable(state, folder.path)
+        put = functools.partial(self._shelf.put, folder, draft)
+        if self._writer is None:
+            self._tell(event.bus, put(state))
+        else:
+            self._writer.start(state, put)
 
     def settle(self, bus: EventBus) -> None:
         """Tell what another thread has saved meanwhile, or raise what kept it from that."""
@@ -278,6 +302,7 @@ class Checkpoint(WithoutBus):
                 raise
             logger.error("a checkpoint was not saved", exc_info=error)
         finally:
+            self._later.cease()
             if self._writer is not None:
                 self._writer.close()
         if outcome != "failed":

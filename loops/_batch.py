@@ -62,6 +62,8 @@ class BatchSpan:
         Micro-batches that the loop was given.
     boundary : bool
         True on the last micro-batch, where the optimizer steps.
+    has_stepped : bool
+        An optimizer of the run has stepped in it.
     told_to_skip : bool
         The loop has seen a `SkipBatch` among the answers to what it emitted.
     data_wait_s : float or None
@@ -80,6 +82,7 @@ class BatchSpan:
         "bodies",
         "boundary",
         "data_wait_s",
+        "has_stepped",
         "owner",
         "step",
         "told_to_skip",
@@ -92,6 +95,7 @@ class BatchSpan:
         self.bodies = 0
         self.boundary = True
         self.told_to_skip = False
+        self.has_stepped = False
         self.data_wait_s: float | None = None
         self._body: Body | None = None
         self._last: Body | None = None

@@ -12,8 +12,11 @@ from eventbus.loops._metrics import Metrics
 from eventbus.loops._ranks import meet
 from eventbus.loops._spans import Spans
 from eventbus.loops._state import LoopState
+from eventbus.loops._stepping import note_steps
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from eventbus import Emitter, EventBus
     from eventbus.loops._counts import Counts
     from eventbus.loops._exchange import Wish
@@ -52,6 +55,8 @@ class RunSpan:
         self.spans = Spans(emitter, counts)
         self._prefix = f"{label}." if outer else ""
         self.state = LoopState(self.spans)
+        self._optimizers = (context.get("optimizer"), *(context.get("optimizers") or {}).values())
+        self._hooks: list[RemovableHandle] = []
         self._wish: Wish = ranks
         self._stops: tuple[Stop, ...] = ()
         self._has_finished = False
@@ -68,6 +73,7 @@ class RunSpan:
         meet(self.spans, self._wish, self._outer)  # where that fails nothing has begun
         try:
             self.state.attach(self._bus, parts, self._prefix)
+            self._hooks = note_steps(self.spans, self._optimizers)
             restored = self.spans.emitter.emit("run_opened").restored
             self.spans.resumed_from = None if restored is None else str(restored.path)
             if self.spans.ranks is not None:
@@ -132,6 +138,8 @@ class RunSpan:
             self.spans.emitter.emit("run_closed", outcome=outcome)
         finally:
             self.state.detach(self._bus)
+            while self._hooks:
+                self._hooks.pop().remove()
             if self.spans.ranks is not None:
                 self.spans.ranks.close()
 

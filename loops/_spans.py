@@ -58,6 +58,8 @@ class Spans:
         The checkpoint that the run goes on from.
     generators_before : mapping or None
         The random generators as they were before a validation that was cut and is to be done again.
+    ends_validation : bool
+        `validation_done` is being emitted.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -79,6 +81,7 @@ class Spans:
         self.has_started = False
         self.resumed_from: str | None = None
         self.generators_before: Mapping[str, Any] | None = None
+        self.ends_validation = False
         self.is_under_way = False
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
@@ -198,6 +201,21 @@ class Spans:
 
     # -- state
 
+    @property
+    def is_exact(self) -> bool:
+        """True where a run that goes on from the state as it is now goes on as this one does.
+
+        That is between two steps, outside of a validation. Within a step it is before and after a
+        validation in it, as long as the optimizer has not stepped: the step is then done whole, and
+        the validation passed over if it was done.
+        """
+        if self.validation is not None and self.validation.has_begun:
+            return False
+        if self.batch is None:
+            return self.place.is_exact
+        is_at_validation = self.validation is not None or self.ends_validation
+        return is_at_validation and not self.batch.has_stepped
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
 
@@ -274,6 +292,8 @@ class Spans:
             self.close_left()
         if self.validation is not None:
             self._close_validation(call)
+        if self.place.in_body and self.pending().stop is None:
+            self.place.end_body()
         batch = self.batch
         if batch is not None:
             if batch.owner() is owner:

@@ -80,7 +80,14 @@ class LoopState:
             parts["random"] = {**parts["random"], **before}
         if self._spans.ranks is not None:
             parts = gathered(parts, self._spans.ranks)
-        return [State(self._prefix + key, value) for key, value in parts.items()]
+        exact = self._spans.is_exact or not self._is_innermost
+        return [State(self._prefix + key, value, exact=exact) for key, value in parts.items()]
+
+    @property
+    def _is_innermost(self) -> bool:
+        """False for a run in whose body the one is that a checkpoint is made of."""
+        emitter = self._spans.emitter
+        return emitter.bus.open_runs[-1:] == (emitter,)
 
     def take(self, state: RestoredState) -> None:
         """Take this run's parts on `state_restored`.

@@ -40,6 +40,8 @@ class ValidationSpan:
         A resumed run has come to one that was done before the checkpoint: silent, and no data read.
     was_cut : bool
         A `Stop` ended it before the data did.
+    has_begun : bool
+        The loop was given a batch of it.
     """
 
     def __init__(self, spans: Spans, name: str, owner: object, held: bool = False) -> None:
@@ -51,6 +53,7 @@ class ValidationSpan:
         self.silent = False
         self.is_behind = False
         self.was_cut = False
+        self.has_begun = False
         self._generators = _GENERATORS.state_dict() if self._is_between else None
         self._means = Means()
         self._results = Report()
@@ -69,6 +72,7 @@ class ValidationSpan:
 
     def enter(self, batch: Any, wait_s: float) -> None:
         """Give the loop a batch, for which it waited so long."""
+        self.has_begun = True
         self._wait_s = wait_s
         self._body = Body(batch)
 
@@ -131,7 +135,11 @@ class ValidationSpan:
             spans.epoch.validations.update(values)
         if spans.batch is not None or self._is_between:
             spans.place.note_validation(self.name, in_step=spans.batch is not None)
-        self._emit("validation_done", metrics=Metrics(values))
+        spans.ends_validation = True
+        try:
+            self._emit("validation_done", metrics=Metrics(values))
+        finally:
+            spans.ends_validation = False
 
     def _interrupt(self, reason: str) -> None:
         self._spans.note_undone()
