@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,6 +29,18 @@ settings.load_profile("eventbus")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """For `make docs`: the tables of `docs/loops.md` are written by the tests that hold them."""
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ anew")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For `make slow`: pass over files without a slow test, whose imports take most of a minute."""
+    is_for_slow = config.option.markexpr == "slow" and collection_path.suffix == ".py"
+    return True if is_for_slow and "mark.slow" not in collection_path.read_text() else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector, which many tests call, what the imports of all have made."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from .lives import (
     assert_ends_as_whole,
     live,
     make,
-    nursery,
     trained_by,
     with_handler,
 )
@@ -33,12 +31,6 @@ UNMOVED = {
 @pytest.fixture(autouse=True)
 def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where a default path leads
-
-
-@pytest.fixture(scope="module")
-def lives() -> Iterator[Nursery]:
-    with nursery() as started:
-        yield started
 
 
 def test_arguments_are_those_of_handlers_that_exist() -> None:
