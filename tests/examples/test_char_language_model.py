@@ -62,6 +62,7 @@ def test_the_best_checkpoint_is_kept(whole: tuple[Path, str]) -> None:
     assert "embedding.weight" in Checkpoint.load(path[1])["model"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_logs_what_the_whole_one_does(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:

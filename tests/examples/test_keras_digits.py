@@ -12,6 +12,7 @@ from .running import run_example
 pytest.importorskip("keras")
 
 
+@pytest.mark.slow  # it imports all of the framework, in a process of its own
 def test_handlers_that_never_saw_keras_work_there(tmp_path: Path) -> None:
     said = run_example("keras_digits", "--run-dir", tmp_path)
     ended_as_it_should(said, tmp_path)

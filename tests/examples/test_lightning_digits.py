@@ -18,6 +18,7 @@ OWN = (
 )
 
 
+@pytest.mark.slow  # it imports all of the framework, in a process of its own
 def test_handlers_that_never_saw_lightning_work_there(tmp_path: Path) -> None:
     said = run_example("lightning_digits", "--run-dir", tmp_path, ignore=OWN)
     ended_as_it_should(said, tmp_path)
