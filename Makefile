@@ -21,9 +21,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-types: $(VENV)/.dev
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+types: $(VENV)/.dev  # both at a time: each is mostly one process
+	$(BIN)/pyright --pythonpath $(BIN)/python & pyright=$$!; $(BIN)/mypy; mypy=$$?; \
+		wait $$pyright && exit $$mypy
 
 unit: $(VENV)/.dev $(SDIST)
 	$(BIN)/pytest -n 2 -m "not slow"

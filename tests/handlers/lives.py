@@ -204,6 +204,7 @@ def nursery() -> Iterator[Nursery]:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT) as process:
         yield Nursery(process)
         assert process.stdin is not None
+        process.stdin.write("\n")  # closing alone is no end where others have inherited the pipe
         process.stdin.close()
 
 
@@ -215,7 +216,7 @@ def _fork_lives() -> None:
     with suppress(ImportError):
         importlib.import_module("wandb")  # a life of its handler would start a service
     assert threading.active_count() == 1
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, "\n"):
         child = os.fork()
         if child == 0:
             _live_in_child(json.loads(line))

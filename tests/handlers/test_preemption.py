@@ -542,8 +542,11 @@ def test_a_signal_to_the_whole_process_group_ends_training_with_workers_in_good_
         after = chance.randint(10, 60)  # lines; by the tenth each worker has given a batch
         lines = [process.stdout.readline() for _ in range(after)]
         os.killpg(process.pid, number)
-        # The workers hold the pipes too, so this shows that all of them have ended.
-        rest, errors = process.communicate(timeout=60)
+        # The workers hold the pipes too, so this shows that all of them have ended. Not by
+        # `communicate`, which knows nothing of lines that were read ahead.
+        rest = process.stdout.read()
+        assert process.stderr is not None
+        errors = process.stderr.read()
     assert process.returncode == 128 + number, errors
     steps = [int(line.split()[1]) for line in [*lines, *rest.splitlines()] if "step" in line]
     assert steps == list(range(1, steps[-1] + 1))

@@ -224,6 +224,7 @@ def nursery() -> Iterator[Nursery]:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         yield Nursery(process)
         assert process.stdin is not None
+        process.stdin.write("\n")  # closing alone is no end where others have inherited the pipe
         process.stdin.close()
 
 
@@ -231,7 +232,7 @@ def _fork_lives() -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     with tempfile.TemporaryDirectory() as folder:
         live(Plan(folder, "sampler"), lambda step: None)  # imports what is imported late, for all
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, "\n"):
         print(*_one_life(Plan(**json.loads(line))), flush=True)
 
 

@@ -41,17 +41,12 @@ def dataset() -> TensorDataset:
     return TensorDataset(torch.randn(14, 4, generator=generator), torch.arange(14.0) / 14)
 
 
-def sampled(workers: int) -> Callable[[], Iterable[Any]]:
-    def make() -> Iterable[Any]:
-        data = dataset()
-        return DataLoader(
-            data, batch_size=3, sampler=ResumableSampler(data, seed=5), num_workers=workers
-        )
-
-    return make
+def sampled() -> Iterable[Any]:
+    data = dataset()
+    return DataLoader(data, batch_size=3, sampler=ResumableSampler(data, seed=5))
 
 
-def stateful(workers: int = 0, **options: Any) -> Callable[[], Iterable[Any]]:
+def stateful(**options: Any) -> Callable[[], Iterable[Any]]:
     def make() -> Iterable[Any]:
         torchdata = pytest.importorskip("torchdata.stateful_dataloader")
         data = dataset()
@@ -59,7 +54,6 @@ def stateful(workers: int = 0, **options: Any) -> Callable[[], Iterable[Any]]:
         loader: Iterable[Any] = torchdata.StatefulDataLoader(
             data,
             batch_size=3,
-            num_workers=workers,
             **(options or {"sampler": ResumableSampler(data, seed=5)}),
         )
         return loader
@@ -71,11 +65,10 @@ def plain(**options: Any) -> Callable[[], Iterable[Any]]:
     return lambda: DataLoader(dataset(), batch_size=3, **options)
 
 
+# Loaders with workers, killed by signals: test_killed_within_epochs.py
 LOADERS: dict[str, Callable[[], Iterable[Any]]] = {
-    "sampler": sampled(0),
-    "sampler, workers": sampled(2),
+    "sampler": sampled,
     "stateful": stateful(shuffle=True),
-    "stateful, workers": stateful(2, shuffle=True),
     "stateful, our sampler": stateful(),
     "sequential": plain(),
     "shuffled": plain(shuffle=True),
@@ -178,12 +171,7 @@ def assert_equal(whole: dict[str, Any], resumed: dict[str, Any]) -> None:
         assert same(part, resumed[name]), name
 
 
-KINDS = [
-    pytest.param(kind, marks=[pytest.mark.slow] if "workers" in kind else []) for kind in LOADERS
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOADERS)
 def test_a_resumed_run_is_the_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     make = LOADERS[kind]
     whole = lives(tmp_path / "whole", make, []).results()
@@ -218,7 +206,7 @@ def test_a_run_survives_any_kills(
 
 
 def test_the_epoch_goes_on_and_does_not_begin_again(tmp_path: Path) -> None:
-    resumed = lives(tmp_path / "run", sampled(0), [7]).transcript
+    resumed = lives(tmp_path / "run", sampled, [7]).transcript
     assert [fields["epoch"] for fields in resumed.of("epoch_started")] == []
     assert [fields["epoch"] for fields in resumed.of("loader_opened")] == [2]
     assert [fields["batch_index"] for fields in resumed.of("batch_loaded")] == [3, 4, 5]
