@@ -37,8 +37,11 @@ class Resume:
         wanted = _Wanted(
             event.context.get("run_id"), run_name(event), self.ended.get(folder.path, 0)
         )
-        # One rank alone puts aside what is damaged; the others, a moment later, find it gone.
-        found = folder.newest_loadable(wanted, quarantine=current_rank() == 0)
+        # One rank alone tidies up; the others, a moment later, find gone what is damaged.
+        tidies = current_rank() == 0
+        found = folder.newest_loadable(wanted, quarantine=tidies)
+        if tidies:
+            folder.sweep()  # what the process that this one goes on for has left unfinished
         if found is None and folder.newest_number():
             text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
             logger.warning(text, folder.path, wanted.run)

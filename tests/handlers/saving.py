@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,15 @@ def newest_step(path: Path) -> int | None:
     assert saved.manifest.step == loaded["loop"]["step"]
     assert torch.equal(loaded["weights"], state(loaded["loop"]["step"])["weights"])
     return int(loaded["loop"]["step"])
+
+
+def leave_unfinished(path: Path) -> None:
+    """Leave there what a process that died in a save has left."""
+    command = [sys.executable, "-c", "import os; print(os.getpid())"]
+    dead = subprocess.run(command, capture_output=True, text=True, check=True)
+    name = f".unfinished-10-1-{_checkpoint_attempts._HOST}-{int(dead.stdout)}-0123abcd"
+    (path / name).mkdir(parents=True)
+    (path / name / "state.pt").touch()
 
 
 def unfinished(path: Path) -> list[str]:

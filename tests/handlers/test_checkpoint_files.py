@@ -9,8 +9,6 @@ import contextlib
 import errno
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,17 @@ from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_loading import CheckpointError
 from eventbus.handlers._files import Files
 
-from .saving import CHANGES, Died, Failing, another_process, draft, newest_step, state, unfinished
+from .saving import (
+    CHANGES,
+    Died,
+    Failing,
+    another_process,
+    draft,
+    leave_unfinished,
+    newest_step,
+    state,
+    unfinished,
+)
 
 
 def save(folder: Folder, step: int) -> Path:
@@ -170,15 +178,7 @@ def test_death_in_the_very_first_save_leaves_nothing_or_all_of_it(
 
 
 def test_attempt_of_a_dead_process_is_swept(folder: Folder) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    name = f".unfinished-10-1-{_checkpoint_attempts._HOST}-{int(dead.stdout)}-0123abcd"
-    (folder.path / name).mkdir(parents=True)
-    (folder.path / name / "state.pt").touch()
+    leave_unfinished(folder.path)
     folder.sweep()
     assert unfinished(folder.path) == []
 

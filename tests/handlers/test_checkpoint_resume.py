@@ -19,6 +19,7 @@ from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError, SavedCheckpoint
 
 from .hand_loop import Training, epochs_in, sequence_of, train
+from .saving import leave_unfinished, unfinished
 
 
 def killed_and_resumed(directory: Path, cuts: Sequence[int], epochs: int) -> Training:
@@ -53,6 +54,16 @@ def test_empty_directory_starts_afresh(tmp_path: Path) -> None:
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path / "none", resume="auto"))
     assert Training(bus).run(1).resumed_from is None
+
+
+def test_what_a_killed_process_left_unfinished_is_gone_once_another_goes_on(tmp_path: Path) -> None:
+    train(tmp_path, epochs=1)
+    leave_unfinished(tmp_path)
+    for resume, left in (("never", 1), ("auto", 0)):
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, resume=resume))
+        bus.bind(sender="train", run="train").emit("run_opened")
+        assert len(unfinished(tmp_path)) == left
 
 
 def test_run_may_go_on_from_a_given_checkpoint(tmp_path: Path) -> None:
