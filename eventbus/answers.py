@@ -111,8 +111,8 @@ class State(Answer):
     value
         Tensors and plain Python only (what `torch.load(weights_only=True)` accepts).
     exact
-        False in the middle of something, where a run that went on from this part would not go on
-        as this one does: who saves, and can wait for a later signal, does.
+        False where a run that went on from this part would not go on as this one does, as in the
+        middle of a step: who saves, and can wait for a later signal, does.
 
     Examples
     --------

@@ -47,6 +47,11 @@ class Shelf:
         if self.monitor is not None:
             self.monitor.reset()
 
+    def may_be_best(self, draft: Manifest) -> bool:
+        """Tell whether a save has the monitored metric, a finite one."""
+        metric = None if self.monitor is None else self.monitor.metric
+        return math.isfinite(draft.metrics.get(metric, math.nan)) if metric else False
+
     def put(self, folder: Folder, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
         """Save one; only when it is on the disk and `latest` names it are older ones deleted."""
         saved = folder.commit(draft, state)

@@ -38,8 +38,8 @@ class Checkpoint(WithoutBus):
     ==================  =====================================================================
     signals consumed    those of `on`; `run_opened`, `epoch_interrupted`, `run_finished`,
                         `run_failed`, `run_closed`; if asynchronous `batch_finished`,
-                        `validation_batch_finished`; while a save is put off `batch_finished`,
-                        `epoch_finished`, `validation_done`
+                        `validation_batch_finished`; while a save is put off those that end a
+                        step, an epoch, a validation or the run
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
                         `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
@@ -64,7 +64,8 @@ class Checkpoint(WithoutBus):
         run, so that runs that follow each other on a bus keep apart.
     on
         The signal, or signals, on which to save. Where the loop answers that it could not go on
-        exactly from there, as in the middle of a step, on the first one after it where it can.
+        exactly from there, as when the optimizer has stepped and the step is not finished, on the
+        first one after it where it can; what may be the best is saved at once, and then again.
     when
         A filter on those; with several ranks not one by time, which is due on each at another.
     keep
@@ -190,22 +191,26 @@ class Checkpoint(WithoutBus):
         shelf = self._shelf
         if shelf.monitor is not None:
             shelf.monitor.read(event.fields.get("metrics"))
-        draft = self._later.with_metrics(draft_of(event, shelf.monitor))
+        draft = draft_of(event, shelf.monitor)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
         answers = event.bus.emit("state_requested")  # on every rank: it may be collective
-        if not answers.exact and self._later.may_wait(event):
-            self._later.wait(event, draft)
-            shelf.own = [own for own in shelf.own if own != draft.id]
-            return
-        self._later.cease()
+        if answers.exact or not self._later.may_wait(event):
+            self._later.cease()
+        else:
+            self._later.wait(event)
+            if not shelf.may_be_best(draft):  # one that may is of the weights that were measured
+                shelf.own = [own for own in shelf.own if own != draft.id]
+                return
         if writes:
             self._write(event, draft, answers.state)
         self._saved_whole = draft.step if event.name in _WHOLE else None
 
     def _save_late(self, event: Event) -> None:
         """Make up for a save that was put off, unless this was detached since."""
+        if event.name == "epoch_interrupted" and stop_reason(event) is None:
+            return  # a failure: the checkpoint before is one to go on from
         own = (getattr(one.handler, "__self__", None) for one in event.bus.subscriptions)
         if any(one is self for one in own):
             self._save(event)

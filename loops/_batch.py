@@ -179,6 +179,7 @@ class BatchSpan:
         spans, counts = self._spans, self._spans.counts
         self._fold()
         spans.batch = None
+        spans.generators_before = None
         counts.steps_done = self.step
         spans.place.end_step(counts.batch_index)
         values = self._values if self._means is None else self._means

@@ -144,7 +144,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if self._is_over or self._is_cut():
             return False
         if self._reader is None:
-            if self._spans.place.passes_over_batches():
+            if self._spans.passes_over_batches():
                 self._is_over = True
                 return False
             self._open()
@@ -182,7 +182,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if spans.batch is not None:
             spans.batch.close(Ending.COMPLETED)
         if done or spans.pending().stop is None:
-            spans.place.end_pass(in_epoch=spans.epoch is not None, at_end=done)
+            spans.place.end_pass(at_end=done)
 
     def _read(self) -> Any:
         assert self._reader is not None

@@ -25,7 +25,7 @@ BATCHES = "batches"
 
 
 class Place:
-    """How far the epoch under way has come; without epochs, the pass over the data.
+    """How far the epoch under way has come; outside of epochs, the run.
 
     Attributes
     ----------
@@ -36,15 +36,12 @@ class Place:
     undone : list of str
         Names of the validations in the body of a finished step that have not been done: a resumed
         run goes on after that step, and never comes back to them.
-    in_body : list of str
-        Names of all validations that have begun in the body under way.
     """
 
     def __init__(self) -> None:
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
         self._manner: Mapping[str, int] = {}  # of the last loader
-        self._in_last_body: list[str] = []  # validations of the last body that had some
         self.begin()
 
     def begin(self) -> None:
@@ -55,7 +52,6 @@ class Place:
         self._done_in_step: list[str] = []
         self.undone: list[str] = []
         self._undone_in_step: list[str] = []
-        self.in_body: list[str] = []
         self._start: Start | None = None
         self._close()
 
@@ -90,6 +86,11 @@ class Place:
         return reader
 
     @property
+    def is_open(self) -> bool:
+        """True from the begin of a pass over batches to its end."""
+        return self._is_open
+
+    @property
     def start(self) -> int:
         """Batches of the next pass that an earlier life has used up."""
         return 0 if self._start is None else self._start.used
@@ -98,17 +99,18 @@ class Place:
         """All batches read so far are used up."""
         self.batch_index = batch_index
         self._used = self.read
+        if self._ended is not None and self._has_drawn:
+            self._ended = None  # with the workers that it may have
         self._done_in_step = []
         if self._undone_in_step:
             self.undone += self._undone_in_step
             self._undone_in_step = []
         self._behind = []  # what was done within this step, and did not come again
 
-    def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
+    def end_pass(self, at_end: bool = False) -> None:
         """The pass is over: its data has ended, or the loop was left."""
         if self._is_open:
-            if in_epoch:
-                self._done.append(BATCHES)
+            self._done.append(BATCHES)
             is_to_go_on = at_end and self._done.count(BATCHES) <= 1
             self._ended, self._carried = self._loader if is_to_go_on else None, None
         self._close()
@@ -116,12 +118,15 @@ class Place:
     def note_due(self, name: str, in_step: bool) -> None:
         """A validation in the body of a step begins; it is undone until `settle`."""
         (self._undone_in_step if in_step else self.undone).append(name)
-        self.in_body.append(name)
+
+    @property
+    def has_undone(self) -> bool:
+        """True from the begin of a validation in the body of a step until it is done."""
+        return bool(self.undone or self._undone_in_step)
 
     def end_body(self) -> None:
         """The body of a step has come to its end: what it has not done it will not do."""
-        self._in_last_body, self.in_body = self.in_body, []
-        self.undone = []
+        self.undone, self._undone_in_step = [], []
 
     def settle(self, name: str) -> None:
         """A validation is done."""
@@ -132,6 +137,10 @@ class Place:
     def note_validation(self, name: str, in_step: bool) -> None:
         """A validation is done that a resumed run would come to again."""
         (self._done_in_step if in_step else self._done).append(f"validation {name}")
+
+    def end_run(self) -> None:
+        """The run has come to its end: who goes on from there may validate what it has."""
+        self._done = [one for one in self._done if one == BATCHES]
 
     # -- what a resumed run passes over
 
@@ -184,8 +193,8 @@ class Place:
             state["manner"] = dict(self._manner)
         if (carried := self._carried_on()) is not None:
             state["carried"] = carried
-        if undone := [*self.undone, *self._still_expected()]:
-            state["undone"] = undone
+        if self.undone:
+            state["undone"] = list(self.undone)
         if self._start is not None:
             return {**state, **self._start.state()}  # restored, and not come to yet
         if has_used_all:
@@ -195,16 +204,6 @@ class Place:
         if self._loader is not None and used == self.read > 0:
             state["loader"] = self._loader.state_dict()
         return state
-
-    @property
-    def is_exact(self) -> bool:
-        """True between steps where nothing is known to be undone in the body of the last."""
-        return not self.undone
-
-    def _still_expected(self) -> list[str]:
-        """Return the validations that came after those of this body in the last one with some."""
-        begun, before = self.in_body, self._in_last_body
-        return before[len(begun) :] if begun and before[: len(begun)] == begun else []
 
     def _carried_on(self) -> Mapping[str, Any] | None:
         """Return the state that the loader of the next pass is to have, until it has begun."""

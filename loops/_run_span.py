@@ -90,6 +90,8 @@ class RunSpan:
             if self.spans.ranks is not None:
                 self.spans.ranks.end()
             self._note_stops()
+            if not self._stops:
+                self.spans.place.end_run()
             self._emit_finished()
             if self.spans.ranks is not None:
                 self.spans.ranks.part()

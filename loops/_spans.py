@@ -7,6 +7,7 @@ so whatever a handler raises, none is closed twice.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from eventbus.pending import Pending
 
 __all__ = ["Spans"]
+
+log = logging.getLogger("eventbus.loops")
 
 
 class Spans:
@@ -58,8 +61,6 @@ class Spans:
         The checkpoint that the run goes on from.
     generators_before : mapping or None
         The random generators as they were before a validation that was cut and is to be done again.
-    ends_validation : bool
-        `validation_done` is being emitted.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -81,7 +82,6 @@ class Spans:
         self.has_started = False
         self.resumed_from: str | None = None
         self.generators_before: Mapping[str, Any] | None = None
-        self.ends_validation = False
         self.is_under_way = False
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
@@ -162,13 +162,14 @@ class Spans:
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
-        self.generators_before = None
-        span.is_behind = self.place.passes_over_validation(name)
+        span.is_behind = self._is_in_place and self.place.passes_over_validation(name)
         is_stopped = not span.is_behind and self.pending().stop is not None
         span.silent = span.is_behind or is_stopped
         self.validation = span
         if is_stopped:
             self.note_undone()
+        elif not span.is_behind:
+            self.generators_before = None  # the one that was cut has come again
         span.start()
         return span
 
@@ -177,6 +178,35 @@ class Spans:
         """True in the body of a loop over batches or steps, also once its step is finished."""
         passing = self.passing()
         return passing is not None and passing.is_under_way
+
+    @property
+    def is_between(self) -> bool:
+        """True outside of the loops over batches and steps, where a resumed run comes again."""
+        if self.epoch is not None:
+            return not self.epoch.open_passes
+        return self._is_in_place and not self._is_in_body
+
+    @property
+    def is_redone(self) -> bool:
+        """True where a resumed run does again what is cut: between steps, or with all of a step."""
+        return self.is_between if self.batch is None else not self.batch.has_stepped
+
+    @property
+    def _is_in_place(self) -> bool:
+        """False outside of epochs, before the loop over them, in a run resumed within an epoch."""
+        return self.epoch is not None or not self.resumes_in_epoch
+
+    def passes_over_batches(self) -> bool:
+        """Tell whether the pass over data that is about to begin was done before the checkpoint."""
+        if self._is_in_place:
+            return self.place.passes_over_batches()
+        log.warning(
+            "the checkpoint was saved within epoch %d, and batches come before the loop over "
+            "epochs: that epoch will begin anew",
+            self._position["epoch"],
+        )
+        self.forget_position()
+        return False
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported, for the innermost open span."""
@@ -203,18 +233,15 @@ class Spans:
 
     @property
     def is_exact(self) -> bool:
-        """True where a run that goes on from the state as it is now goes on as this one does.
+        """False where a run that went on from the state as it is now would not go on as this one.
 
-        That is between two steps, outside of a validation. Within a step it is before and after a
-        validation in it, as long as the optimizer has not stepped: the step is then done whole, and
-        the validation passed over if it was done.
+        That is within a step once the optimizer has stepped, for the step would be taken again; and
+        after a step that was reported, as long as a validation in its body is not done, for the
+        body is not entered again. With several ranks it is not asked: they would have to agree.
         """
-        if self.validation is not None and self.validation.has_begun:
-            return False
-        if self.batch is None:
-            return self.place.is_exact
-        is_at_validation = self.validation is not None or self.ends_validation
-        return is_at_validation and not self.batch.has_stepped
+        if self.ranks is not None:
+            return True
+        return not self.place.undone if self.batch is None else not self.batch.has_stepped
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
@@ -276,6 +303,8 @@ class Spans:
             if epoch.is_left:
                 self.close_all(Ending.LEFT)
                 return
+        elif self.place.is_open and self.passing() is None and self.pending().stop is None:
+            self.place.end_pass()
         if batch is not None and batch.is_left:
             self._close_validation_and_batch()
         elif validation is not None and validation.is_left:
@@ -292,7 +321,7 @@ class Spans:
             self.close_left()
         if self.validation is not None:
             self._close_validation(call)
-        if self.place.in_body and self.pending().stop is None:
+        if self.place.has_undone and self.pending().stop is None:
             self.place.end_body()
         batch = self.batch
         if batch is not None:

@@ -7,6 +7,7 @@ run would take that step twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -20,17 +21,24 @@ __all__ = ["note_steps"]
 
 
 def note_steps(spans: Spans, optimizers: Iterable[Any]) -> list[RemovableHandle]:
-    """Have each step of torch's optimizers noted on the batch under way; return the hooks."""
+    """Have each step of the optimizers noted on the batch under way; return the hooks.
+
+    Not seen are those that are not torch's, or step without `step`, and a step that a gradient
+    scaler leaves out.
+    """
 
     def note(*stepped: Any) -> None:
         if spans.batch is not None:
             spans.batch.has_stepped = True
 
-    own = [_own(one) for one in optimizers]
-    return [one.register_step_post_hook(note) for one in own if isinstance(one, Optimizer)]
+    hooks: list[RemovableHandle] = []
+    for optimizer in {id(one): one for given in optimizers for one in _within(given)}.values():
+        with suppress(AttributeError):  # a wrapper that is an optimizer by name alone
+            hooks.append(optimizer.register_step_post_hook(note))
+    return hooks
 
 
-def _own(optimizer: Any) -> Any:
-    """Return the optimizer that does the work, of one that Accelerate has wrapped."""
-    inner = getattr(optimizer, "optimizer", None)
-    return inner if isinstance(inner, Optimizer) else optimizer
+def _within(optimizer: Any) -> list[Optimizer]:
+    """Return an optimizer and what it wraps, as Accelerate's does and SAM: one of them steps."""
+    inner = [getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer")]
+    return [one for one in (optimizer, *inner) if isinstance(one, Optimizer)]

@@ -40,8 +40,6 @@ class ValidationSpan:
         A resumed run has come to one that was done before the checkpoint: silent, and no data read.
     was_cut : bool
         A `Stop` ended it before the data did.
-    has_begun : bool
-        The loop was given a batch of it.
     """
 
     def __init__(self, spans: Spans, name: str, owner: object, held: bool = False) -> None:
@@ -53,8 +51,7 @@ class ValidationSpan:
         self.silent = False
         self.is_behind = False
         self.was_cut = False
-        self.has_begun = False
-        self._generators = _GENERATORS.state_dict() if self._is_between else None
+        self._generators = _GENERATORS.state_dict() if spans.is_redone else None
         self._means = Means()
         self._results = Report()
         self._body: Body | None = None
@@ -72,7 +69,6 @@ class ValidationSpan:
 
     def enter(self, batch: Any, wait_s: float) -> None:
         """Give the loop a batch, for which it waited so long."""
-        self.has_begun = True
         self._wait_s = wait_s
         self._body = Body(batch)
 
@@ -133,25 +129,15 @@ class ValidationSpan:
         spans.place.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
-        if spans.batch is not None or self._is_between:
+        if spans.batch is not None or spans.is_between:
             spans.place.note_validation(self.name, in_step=spans.batch is not None)
-        spans.ends_validation = True
-        try:
-            self._emit("validation_done", metrics=Metrics(values))
-        finally:
-            spans.ends_validation = False
+        self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:
         self._spans.note_undone()
-        if self._is_between:
+        if self._spans.is_redone and not self.silent:  # a silent one comes after the one cut
             self._spans.generators_before = self._generators
         self._emit("validation_interrupted", reason=reason, metrics=Metrics(self._values()))
-
-    @property
-    def _is_between(self) -> bool:
-        """True outside of the loops over batches: a resumed run does it again if it was cut."""
-        epoch = self._spans.epoch
-        return epoch is not None and not epoch.open_passes
 
     def _values(self) -> dict[str, Any]:
         return prefixed(self.name, {**self._means, **self._results.metrics})

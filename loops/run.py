@@ -158,13 +158,11 @@ class Run:
 
         Notes
         -----
-        Resumed, a body is not entered in its middle. A checkpoint that is due while work in the
-        body of a step is known to be left waits until it is done, so that a run that is killed
-        there goes on exactly (the Run sees the steps of the optimizer that it was given). A
-        validation that a `Stop` cuts is done again if it is at the top of the body and
-        `if run.stop: break` follows it; elsewhere in the body a resumed run leaves it out, with a
-        warning. So it does with a second validation after the report, where a checkpoint was saved
-        as the first one ended.
+        Resumed, a body is not entered in its middle. A checkpoint that is due after the optimizer's
+        step and before the end of the step, or before a validation after the report is done, waits,
+        so that a run that is killed there goes on exactly. A validation that a `Stop` cuts is done
+        again if it is at the top of the body and `if run.stop: break` follows it; elsewhere in the
+        body a resumed run leaves it out, with a warning. `docs/writing-loops.md` has the limits.
         """
         return Validation(self._spans, loader, name)
 
