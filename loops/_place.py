@@ -140,7 +140,8 @@ class Place:
 
     def end_run(self) -> None:
         """The run has come to its end: who goes on from there may validate what it has."""
-        self._done = [one for one in self._done if one == BATCHES]
+        while self._done and self._done[-1] != BATCHES:
+            self._done.pop()
 
     # -- what a resumed run passes over
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -137,3 +139,17 @@ def test_a_loader_with_a_state_reads_on_in_the_same_order(
     assert first == [whole[0][:stop_at]]
     resumed = read_by(bus_saving_in(tmp_path), make_loader())
     assert list(chain(*first, *resumed)) == list(chain(*whole))
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's own
+def test_the_loader_of_an_earlier_epoch_is_let_go_once_the_next_one_has_begun() -> None:
+    alive: list[weakref.ref[Any]] = []
+    with Run(EventBus()) as run:
+        for _ in run.epochs(3):
+            loader = plain_loader()
+            alive.append(weakref.ref(loader))
+            for _batch in run.batches(loader):
+                run.report(loss=0.0)
+            del loader
+            gc.collect()
+            assert [one() is not None for one in alive[:-1]] == [False] * (len(alive) - 1)

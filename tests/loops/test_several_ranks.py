@@ -115,6 +115,16 @@ def test_rank_0_may_validate_alone_and_stop_there(ranks: Barracks, tmp_path: Pat
     assert trained.told(0, "validation_done") == ["validation_done 4"]  # it runs to its end
 
 
+def test_ranks_save_together_though_one_of_them_validates_in_its_steps(
+    ranks: Barracks, tmp_path: Path
+) -> None:
+    plan: dict[str, Any] = {"validates": (0,), "in_body": True, "saves": "batch_finished"}
+    trained = ranks.train(tmp_path, **plan)
+    assert trained.codes == [0, 0]
+    assert_alike(trained)
+    assert trained.told(0, "validation_done") == [f"validation_done {n}" for n in range(1, 9)]
+
+
 def test_a_stop_in_the_last_step_of_an_epoch_leaves_out_the_validation_of_rank_0(
     ranks: Barracks, tmp_path: Path
 ) -> None:

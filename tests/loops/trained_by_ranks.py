@@ -70,7 +70,7 @@ class Plan:
     sampler
         "" for batches by hand, else "resumable" or "distributed".
     validates
-        The ranks that validate at the end of each epoch.
+        The ranks that validate at the end of each epoch; `in_body`: after each report instead.
     backward
         The loop emits `backward_finished`.
     inner
@@ -93,6 +93,7 @@ class Plan:
     sampler: str = ""
     accumulate: int = 1
     validates: tuple[int, ...] = ()
+    in_body: bool = False
     backward: bool = True
     inner: tuple[int, ...] = ()
     saves: str = ""
@@ -236,14 +237,20 @@ class Training:
                 self.optimizer.zero_grad()
             run.report(loss=loss, draw=random.random())
             self.report.losses.append(loss.item())
-        if self.rank in self.plan.validates:
-            for number in run.validate([1.0, 2.0]):
-                run.report(loss=number)
+            if self.plan.in_body:
+                self._validate(run)
+        if not self.plan.in_body:
+            self._validate(run)
         if self.rank in self.plan.inner:
             with Run(self.bus, name="inner") as inner:
                 for _ in inner.steps(4):
                     inner.report(loss=1.0)
             self.report.inner.append(f"{inner.outcome} after {inner.step}")
+
+    def _validate(self, run: Run) -> None:
+        if self.rank in self.plan.validates:
+            for number in run.validate([1.0, 2.0]):
+                run.report(loss=number)
 
     def _data(self) -> Any:
         if self.loader is not None:
