@@ -182,7 +182,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if spans.batch is not None:
             spans.batch.close(Ending.COMPLETED)
         if done or spans.pending().stop is None:
-            spans.place.end_pass(at_end=done)
+            spans.place.end_pass(in_epoch=spans.epoch is not None, at_end=done)
 
     def _read(self) -> Any:
         assert self._reader is not None

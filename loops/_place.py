@@ -107,11 +107,15 @@ class Place:
             self._undone_in_step = []
         self._behind = []  # what was done within this step, and did not come again
 
-    def end_pass(self, at_end: bool = False) -> None:
-        """The pass is over: its data has ended, or the loop was left."""
+    def end_pass(self, in_epoch: bool = True, at_end: bool = False) -> None:
+        """The pass is over: its data has ended, or the loop was left.
+
+        A loader with a state goes on from here in the next pass; with epochs, where an epoch has
+        several passes, only that of the first one does, in the next epoch.
+        """
         if self._is_open:
             self._done.append(BATCHES)
-            is_to_go_on = at_end and self._done.count(BATCHES) <= 1
+            is_to_go_on = at_end and not (in_epoch and self._done.count(BATCHES) > 1)
             self._ended, self._carried = self._loader if is_to_go_on else None, None
         self._close()
 

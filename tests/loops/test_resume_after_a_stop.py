@@ -153,3 +153,26 @@ def test_the_loader_of_an_earlier_epoch_is_let_go_once_the_next_one_has_begun() 
             del loader
             gc.collect()
             assert [one() is not None for one in alive[:-1]] == [False] * (len(alive) - 1)
+
+
+def passes_by(bus: EventBus, loader: Any, stop_at: int | None = None) -> list[int]:
+    """Read a loader three times, without epochs."""
+    read: list[int] = []
+    with Run(bus) as run:
+        for _ in range(3):
+            for batch in run.batches(loader):
+                read.append(int(batch))
+                if run.step == stop_at:
+                    bus.answer(Stop("SIGTERM"))
+    return read
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's own
+@pytest.mark.parametrize("stop_at", [3, 5, 8, 10])
+def test_a_loader_with_a_state_goes_from_pass_to_pass_without_epochs(
+    tmp_path: Path, stop_at: int
+) -> None:
+    whole = passes_by(EventBus(), plain_loader())
+    first = passes_by(bus_saving_in(tmp_path), plain_loader(), stop_at=stop_at)
+    assert first == whole[:stop_at]
+    assert first + passes_by(bus_saving_in(tmp_path), plain_loader()) == whole
