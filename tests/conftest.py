@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """For `make slow`: pass over files without a slow test, whose imports take most of a minute."""
     is_for_slow = config.option.markexpr == "slow" and collection_path.suffix == ".py"
-    return True if is_for_slow and "mark.slow" not in collection_path.read_text() else None
+    return True if is_for_slow and "mark.slow" not in collection_path.read_text("utf-8") else None
 
 
 def pytest_collection_finish() -> None:
