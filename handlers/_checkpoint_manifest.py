@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
@@ -89,7 +89,8 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest as JSON; NaN and the infinities, which JSON lacks, as text."""
-    content = asdict(manifest)
+    content = dict(vars(manifest))
+    content["files"] = {name: vars(one) for name, one in manifest.files.items()}
     content["metrics"] = {key: _spelled(value) for key, value in manifest.metrics.items()}
     if manifest.best is None:
         del content["best"]

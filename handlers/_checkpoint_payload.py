@@ -57,7 +57,8 @@ def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, part in value.items():
             if type(key) is not str:
                 yield f"{prefix}<key {key!r}>", key
-            yield f"{prefix}{key}", part
+            if type(part) not in _LEAVES:  # most are, and would load
+                yield f"{prefix}{key}", part
     elif kind in _SEQUENCES and not _are_leaves(value):
         for index, part in enumerate(value):
             yield f"{prefix}{index}", part

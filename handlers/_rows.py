@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "st
 """Fields that are data, not facts."""
 
 _PLAIN = frozenset({type(None), bool, float, str})
+_LARGEST = int(sys.float_info.max)
 _NOTHING = object()
 _DEPTH = 4  # deeper than any metrics; a list that holds itself ends here
 
@@ -23,10 +25,10 @@ def in_order(event: Event) -> dict[str, Any]:
     They come in the order in which they were sent, or in this one where the emission was compiled:
     a resumed run has that from another step on, and is to write the same file.
     """
-    declaration = event.bus.signal(event.name).declaration
+    declaration, fields = event.bus.signal(event.name).declaration, event.fields
     if declaration is None:
-        return dict(event.fields)
-    return {name: event.fields[name] for name in declaration.fields if name in event.fields}
+        return dict(fields)
+    return {name: fields[name] for name in declaration.fields if name in fields}
 
 
 def facts(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -47,8 +49,8 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
     An int that is too large for a float becomes an infinity, as it does for whoever watches it.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return _unsubclassed(value)
+    if value is None or isinstance(value, (int, float, str)):
+        return value if type(value) in _PLAIN else _unsubclassed(value)
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}".removesuffix(": ")
     if isinstance(value, os.PathLike):
@@ -62,22 +64,12 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def _unsubclassed(value: Any) -> Any:
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, int) and not _fits_a_float(value):  # json and print may refuse it
+    if isinstance(value, int) and abs(value) > _LARGEST:  # json and print may refuse it
         return math.inf if value > 0 else -math.inf
-    for kind in (bool, int, float, str):  # an IntEnum or a numpy float64 prints as something else
+    for kind in (int, float, str):  # an IntEnum or a numpy float64 prints as something else
         if isinstance(value, kind):
             return kind(value)
     return value
-
-
-def _fits_a_float(number: int) -> bool:
-    try:
-        float(number)
-    except OverflowError:
-        return False
-    return True
 
 
 def _one_number(value: Any) -> Any:

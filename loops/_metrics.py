@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -69,6 +69,10 @@ class Metrics(Mapping[str, float]):
         if key not in self._values:
             raise KeyError(key)
         return self._read()[key]
+
+    def items(self) -> ItemsView[str, float]:
+        """Return the pairs of key and float."""
+        return self._read().items()  # `Mapping` has one that looks each key up
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
