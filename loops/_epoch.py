@@ -84,6 +84,7 @@ class EpochSpan:
         left = [one for one in self.open_passes if one() is None]
         if left:
             self.open_passes = [one for one in self.open_passes if one not in left]
+            self._spans.schedules.go_back()
             if not self.open_passes and self._spans.pending().stop is None:
                 self._spans.place.end_pass()
             self.note_undone()
@@ -96,6 +97,9 @@ class EpochSpan:
         if spans.ranks is not None and ending is not Ending.FAILED:
             self.was_cut, self.was_left = spans.ranks.end_epoch(self.was_cut, self.was_left)
         spans.epoch = None
+        if self.open_passes:
+            spans.schedules.go_back()
+        spans.schedules.leave_body()
         metrics = self._metrics()
         pending = spans.pending()
         if ending is Ending.FAILED or self.was_cut:
@@ -105,6 +109,7 @@ class EpochSpan:
             return
         spans.counts.epochs_done = spans.counts.epoch
         spans.place.begin()
+        spans.schedules.end_epoch()
         is_cut_short = self.was_left or ending is Ending.LEFT or pending.stop_epoch is not None
         self._emit("epoch_finished", metrics=metrics, complete=not is_cut_short)
 

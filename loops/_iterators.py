@@ -79,14 +79,12 @@ class Steps(Pass, Iterator[int]):
     def __init__(self, spans: Spans, steps: int) -> None:
         super().__init__(spans)
         self._steps = steps
-        self._has_begun = False
 
     def __next__(self) -> int:
         spans = self._spans
         spans.start(steps=self._steps)
         spans.end_body_of_steps(self, "run.steps()")
         if not self._has_begun:
-            self._has_begun = True
             self._begin()
         while self._goes_on():
             span = spans.open_batch(self)

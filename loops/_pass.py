@@ -18,7 +18,7 @@ class Pass:
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
         self._epoch: EpochSpan | None = None
-        self._is_over = False
+        self._has_begun = self._is_over = False
         spans.watch(self)
 
     @property
@@ -29,6 +29,8 @@ class Pass:
     def _begin(self) -> None:
         spans = self._spans
         self._check_only_one()
+        self._has_begun = True
+        spans.schedules.leave_body()
         self._epoch = spans.epoch
         spans.passing = weakref.ref(self)
         if spans.epoch is not None:
@@ -54,3 +56,5 @@ class Pass:
             epoch.open_passes = [one for one in epoch.open_passes if one() is not self]
             if not done:
                 epoch.note_undone()
+        if self._has_begun:
+            self._spans.schedules.go_back()

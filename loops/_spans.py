@@ -18,6 +18,7 @@ from eventbus.loops._epoch import EpochSpan
 from eventbus.loops._metrics import settled
 from eventbus.loops._place import Place
 from eventbus.loops._report import Report
+from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import ValidationSpan
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Spans:
         The last value of each metric.
     place : Place
         Where in the data the epoch is.
+    schedules : Schedules
+        Learning rates, as a resumed run is to find them.
     interrupted : EpochSpan or None
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
@@ -74,6 +77,7 @@ class Spans:
         self.counts = counts
         self.last: dict[str, Any] = {}
         self.place = Place()
+        self.schedules = Schedules({})
         self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
@@ -139,6 +143,7 @@ class Spans:
             self.counts.batch_index = 0
             self.place.begin()
             self.epoch.start()
+        self.schedules.begin_epoch()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
@@ -157,7 +162,9 @@ class Spans:
         self.start()
         self.close_left()
         self._close_validation("run.validation()")
-        if self.batch is not None or self._is_in_body:
+        if not self.is_in_body:
+            self.schedules.leave_body()
+        if self.batch is not None or self.is_in_body:
             self.place.note_due(name, in_step=self.batch is not None)
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
@@ -174,7 +181,7 @@ class Spans:
         return span
 
     @property
-    def _is_in_body(self) -> bool:
+    def is_in_body(self) -> bool:
         """True in the body of a loop over batches or steps, also once its step is finished."""
         passing = self.passing()
         return passing is not None and passing.is_under_way
@@ -184,7 +191,7 @@ class Spans:
         """True outside of the loops over batches and steps, where a resumed run comes again."""
         if self.epoch is not None:
             return not self.epoch.open_passes
-        return self._is_in_place and not self._is_in_body
+        return self._is_in_place and not self.is_in_body
 
     @property
     def is_redone(self) -> bool:

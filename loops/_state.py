@@ -74,6 +74,7 @@ class LoopState:
     def give(self) -> list[State]:
         """Answer `state_requested`."""
         parts = {key: part.state_dict() for key, part in self._parts.items()}
+        parts = self._spans.schedules.as_kept(parts)
         parts["loop"] = self._spans.state()
         before = self._spans.generators_before
         if before is not None and "random" in parts:

@@ -118,6 +118,8 @@ class ValidationSpan:
             self._interrupt(reason or (stop.reason if stop else ""))
         else:
             self._finish()
+        if not self._spans.is_in_body:
+            self._spans.schedules.go_back()
 
     def _finish(self) -> None:
         if self.silent:

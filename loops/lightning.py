@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eventbus.loops._gradients import drop_gradients
-from eventbus.loops._logged import Logged, read_output, split_by_loader, without_prefix
+from eventbus.loops._lightning_trainer import context, count_on, is_at_end, limits, more_state
+from eventbus.loops._lightning_validation import Validations
+from eventbus.loops._logged import Logged, read_output
 from eventbus.loops._nested import detached
 from eventbus.loops._relay import Relay
 
@@ -120,13 +122,14 @@ class Emitter(Callback):
 
     def _open(self, trainer: Trainer, module: LightningModule) -> None:
         path, carried, self._carried = trainer.ckpt_path, self._carried, {}
-        self._logged, self._late = Logged(), dict[str, Any]()
+        self._logged = Logged()
+        self._validations = Validations(self._relay, self._logged)
         self._loss: Any = None
         self._random: torch.Tensor | None = None
         self._is_left = self._is_cut = self._borrows = False
         self._relay.open(
-            **_context(trainer, module, self._config),
-            state={**_more_state(trainer), **(self._state or {})},
+            **context(trainer, module, self._config),
+            state={**more_state(trainer), **(self._state or {})},
             carried=(carried or None) if path else None,
             resumed_from=None if path is None else str(path),
         )
@@ -137,12 +140,7 @@ class Emitter(Callback):
 
     def _tell_counts(self, trainer: Trainer) -> None:
         """Have Lightning count on from what a handler's checkpoint has behind it."""
-        loop = trainer.fit_loop
-        loop.epoch_progress.increment_by(self._relay.epoch)
-        steps = loop.epoch_loop.manual_optimization.optim_step_progress
-        if trainer.lightning_module.automatic_optimization:
-            steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-        steps.increment_by(self._relay.steps_done)
+        count_on(trainer, epochs=self._relay.epoch, steps=self._relay.steps_done)
         self._is_new = False
         # It then makes the loaders' iterators twice, which draws from the generator twice.
         self._random = torch.get_rng_state()
@@ -170,23 +168,19 @@ class Emitter(Callback):
             torch.set_rng_state(self._random)
         if self._is_new and (trainer.current_epoch or trainer.global_step):
             relay.go_on_from(epoch=trainer.current_epoch, step=trainer.global_step)
-        self._start(trainer)
+        self._relay.start(**limits(trainer))
         if relay.resumes_in_epoch:
             relay.begin_epoch()
             if trainer.current_epoch >= relay.epoch:  # it does not come back to that one
                 relay.end_epoch(complete=relay.batch_index >= trainer.num_training_batches)
         self._obey(trainer)
 
-    def _start(self, trainer: Trainer) -> None:
-        limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
-        self._relay.start(**{key: None if one == -1 else one for key, one in limits.items()})
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; an exit that a `Stop` wants waits until all else is closed."""
         if not self._relay.is_open:
             return
         self._unwrap()
-        self._start(trainer)
+        self._relay.start(**limits(trainer))
         self._kept = self._relay.luggage()
         try:
             self._relay.finish()
@@ -227,9 +221,8 @@ class Emitter(Callback):
         if self._is_cut and (has_not_validated or self._relay.stop is not None):
             # Else schedulers would be stepped that wait for a metric of a validation.
             trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
-        late, self._late = self._late, {}
-        is_whole = _is_at_end(trainer) and not (self._is_cut or self._is_left)
-        results = {**late, **self._logged.fresh(trainer)}
+        is_whole = is_at_end(trainer) and not (self._is_cut or self._is_left)
+        results = {**self._validations.take_late(), **self._logged.fresh(trainer)}
         self._relay.end_epoch(complete=is_whole, results=results)
         self._obey(trainer)
 
@@ -244,7 +237,7 @@ class Emitter(Callback):
         one is due, or where it is to stop: for that long, it is told so.
         """
         loop = trainer.fit_loop.epoch_loop
-        if not self._relay.is_epoch_over or _is_at_end(trainer):
+        if not self._relay.is_epoch_over or is_at_end(trainer):
             return
         self._is_cut = loop.batch_progress.is_last_batch = True
         if not self._relay.is_over:
@@ -329,14 +322,7 @@ class Emitter(Callback):
         """Begin the validation by the first of the loaders."""
         if self._relay.is_open and not trainer.sanity_checking:
             self._give_back(trainer)
-            self._loader = 0
-            self._is_several = len(trainer.num_val_batches) > 1
-            self._begin_validation()
-
-    def _begin_validation(self) -> None:
-        self._is_interrupted = self._has_batch = False
-        name = f"val_{self._loader}" if self._loader else "val"
-        self._relay.begin_validation(name, within_step=True)
+            self._validations.begin(trainer)
 
     def on_validation_batch_start(
         self,
@@ -347,15 +333,8 @@ class Emitter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Begin a batch, with the validation by the next loader where it is of that."""
-        if not self._relay.in_validation:
-            return
-        if dataloader_idx != self._loader:
-            self._end_validation(trainer)
-            self._loader = dataloader_idx
-            self._begin_validation()
-        self._is_interrupted = self._relay.stop is not None
-        if not self._is_interrupted:
-            self._relay.begin_validation_batch(batch)
+        if self._relay.in_validation:
+            self._validations.begin_batch(trainer, batch, dataloader_idx)
 
     def on_validation_batch_end(  # noqa: PLR0917 - Lightning's signature
         self,
@@ -367,50 +346,17 @@ class Emitter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """End a batch, with what the module returned."""
-        if self._relay.in_validation and not self._is_interrupted:
-            self._relay.end_validation_batch(**read_output(outputs))
-
-    def _end_validation(self, trainer: Trainer) -> None:
-        logged = self._logged.fresh(trainer)
-        if self._is_several:  # what is logged for all of them belongs to none
-            logged, rest = split_by_loader(logged, self._loader)
-            self._late.update(rest)
-        results = {} if self._is_interrupted else without_prefix(logged)
-        self._relay.end_validation(results, complete=not self._is_interrupted)
+        if self._relay.in_validation:
+            self._validations.end_batch(outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the validation, with what the module logged."""
         if self._relay.in_validation:
-            self._end_validation(trainer)
+            self._validations.end(trainer)
             self._cut(trainer, validates=False)
             self._obey(trainer)
-
-
-def _context(trainer: Trainer, module: LightningModule, config: Any) -> dict[str, Any]:
-    optimizers = trainer.optimizers
-    schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
-    named = {str(place): one for place, one in enumerate(optimizers)}
-    return {
-        "model": module,
-        "config": config if config is not None else dict(module.hparams) or None,
-        "scheduler": schedulers[0] if len(schedulers) == 1 else None,
-        **({"optimizers": named} if len(optimizers) > 1 else {"optimizer": optimizers[0]}),
-    }
-
-
-def _more_state(trainer: Trainer) -> dict[str, Any]:
-    schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
-    several = len(schedulers) > 1  # a single one is in the context
-    named = {f"lr_scheduler_{place}": one for place, one in enumerate(schedulers) if several}
-    precision = trainer.precision_plugin
-    return {**named, **({"precision": precision} if precision.state_dict() else {})}
 
 
 def _take_off(strategy: Any, step: Any) -> None:
     if vars(strategy).get("training_step") is step:
         del strategy.training_step
-
-
-def _is_at_end(trainer: Trainer) -> bool:
-    loop = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.is_last_batch or loop.batch_idx + 1 >= trainer.num_training_batches

@@ -12,6 +12,7 @@ from eventbus.loops._iterators import Batches, Epochs, Steps, Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
 from eventbus.loops._run_span import RunSpan
+from eventbus.loops._schedules import Schedules
 from eventbus.loops._state import named_parts
 from eventbus.loops._validation import HeldValidation
 
@@ -120,7 +121,8 @@ class Run:
         """Iterate over the numbers of the epochs to be done, up to `epochs` in all.
 
         Starts after the last one done, here or in the checkpoint it goes on from. Within an epoch,
-        what is done of its batches and validations is passed over; other code runs again.
+        what is done of its batches and validations is passed over; other code runs again, and the
+        schedulers and learning rates that it changes are as they were before it did.
         """
         return Epochs(self._spans, _checked_count("epochs", epochs))
 
@@ -296,6 +298,7 @@ class Run:
             raise RuntimeError("a Run is opened once; make another one")
         span = RunSpan(self.bus, self._name, self._context, self._counts, self._ranks)
         self._span = span
+        span.spans.schedules = Schedules(self._parts)
         span.open(self._parts)
         return self
 
