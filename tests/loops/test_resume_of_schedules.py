@@ -40,7 +40,7 @@ class Training:
 
     def run(self, body: Body) -> list[tuple[int, float]]:
         """Return the step and the rate of each step, and of none at the end."""
-        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
+        parts: Any = {"optimizer": self.optimizer, "scheduler": self.scheduler}
         with Run(self.bus, **parts) as self.loop:
             for _ in self.loop.epochs(EPOCHS):
                 body(self)
