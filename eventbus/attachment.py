@@ -55,11 +55,18 @@ class Attachment(Handle):
         self.worker: Worker | None = None  # of all its background handlers
 
     def detach(self) -> None:
-        """End all its subscriptions, from the next emission on; once more does nothing."""
+        """End all its subscriptions, from the next emission on; once more does nothing.
+
+        The thing's `on_detach(bus)` is called then, where it has one.
+        """
         for subscription in self.subscriptions:
             subscription.detach()
-        if self.bus is not None:
-            self.bus.registry.forget(self.thing)
+        bus, self.bus = self.bus, None
+        if bus is not None:
+            bus.registry.forget(self.thing)
+            tell = getattr(self.thing, "on_detach", None)
+            if callable(tell):
+                tell(bus)
 
     def worker_for(self, options: Options) -> Worker | None:
         """Return what calls a handler of the thing off the loop's thread, where asked for.

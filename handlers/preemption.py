@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 from eventbus import EventBus, Priority, Stop, handles
 
@@ -36,8 +37,9 @@ class Preemption:
 
     What the operating system calls a signal is listened to only while a run is open, and only in
     the main thread; in another one a warning says that nothing is listened to. When the outermost
-    run that it hears is closed, whatever was in place before is put back, unless someone else has
-    taken the place since. Between two runs a signal does what it does without this handler.
+    run that it hears is closed, or this handler is detached, whatever was in place before is put
+    back, unless someone else has taken the place since. Between two runs a signal does what it does
+    without this handler.
 
     The signal itself only gives the `Stop`, and then calls what was in place before: a function is
     called, `SIG_IGN` and `SIG_DFL` are not acted on, and neither is Python's own for Ctrl-C. A
@@ -95,6 +97,7 @@ class Preemption:
         self.exit_code = exit_code
         self._monotonic = monotonic
         self._run_id: str | None = None
+        self._bus: EventBus | None = None
         self._listeners: list[_Listener] = []
 
     @handles("run_opened", "run_started", priority=Priority.DECIDE)
@@ -102,7 +105,7 @@ class Preemption:
         """Listen from here on; at `run_started` for who was attached when the run was open."""
         if self._run_id is not None:
             return
-        self._run_id = run_id
+        self._run_id, self._bus = run_id, bus
         if threading.current_thread() is not threading.main_thread():
             logger.warning(
                 "Preemption listens to no signal: Python allows that in the main thread only, "
@@ -127,9 +130,16 @@ class Preemption:
     @handles("run_closed", priority=Priority.PERSIST - 100)
     def cease(self, run_id: str) -> None:
         """Put back what was in place before."""
-        if run_id != self._run_id:
-            return  # a run inside of it
-        self._run_id = None
+        if run_id == self._run_id:  # else a run inside of it
+            self._cease()
+
+    def on_detach(self, bus: EventBus) -> None:
+        """Put it back now: what closes the run does not come here any more."""
+        if bus is self._bus:
+            self._cease()
+
+    def _cease(self) -> None:
+        self._run_id = self._bus = None
         while self._listeners:
             self._listeners.pop().cease()
 
@@ -147,14 +157,23 @@ class _Listener:
         self._monotonic = monotonic
         self._heard_at: float | None = None
         self._pid = os.getpid()
-        self._before = signal.getsignal(number)
+        self._in_place_before = signal.getsignal(number)
+
+    @property
+    def _before(self) -> Any:
+        """What was in place before; another of these that has ceased since is passed over."""
+        before = self._in_place_before
+        while isinstance(before, _Listener) and before._bus is None:
+            before = before._in_place_before
+        return before
 
     def begin(self) -> None:
         signal.signal(self.number, self)
 
     def cease(self) -> None:
         self._bus = None
-        if self._is_in_place():
+        # Elsewhere Python does not let it: then the signal itself finds that it has ceased.
+        if self._is_in_place() and threading.current_thread() is threading.main_thread():
             signal.signal(self.number, self._before)
 
     def _is_in_place(self) -> bool:
@@ -162,7 +181,7 @@ class _Listener:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Give the answer and pass the signal on; this runs between any two bytecodes."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or (self._bus is None and self._is_in_place()):
             self._act_as_before(frame)
             return
         if self._bus is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, Event, EventBus, Stop, every, handles
+from eventbus import Emitter, Event, EventBus, FieldError, Stop, every, handles
 
 from .recorders import MISTAKE, Counter, Recorder, assert_says, run_epochs
 
@@ -62,6 +62,49 @@ def test_a_handle_is_a_with_block(bus: EventBus, loop: Emitter) -> None:
 def test_a_with_block_detaches_when_it_fails_and_keeps_the_error(bus: EventBus) -> None:
     with pytest.raises(ValueError, match="mine"), bus.attach(Counter()):
         raise ValueError("mine")
+    assert not bus.signal("epoch_started").receivers
+
+
+class Lends:
+    def __init__(self) -> None:
+        self.told: list[EventBus] = []
+
+    @handles("epoch_started")
+    def begin(self) -> None: ...
+
+    def on_detach(self, bus: EventBus) -> None:
+        self.told.append(bus)
+
+
+def test_a_thing_is_told_once_when_it_is_detached_however_that_is_done(bus: EventBus) -> None:
+    thing = Lends()
+    attachment = bus.attach(thing)
+    assert thing.told == []
+    attachment.detach()
+    attachment.detach()
+    assert thing.told == [bus]
+    bus.attach(thing)
+    bus.detach(thing)
+    with bus.attach(thing):
+        pass
+    assert thing.told == [bus] * 3
+
+
+def test_a_thing_that_could_not_be_attached_is_not_told(bus: EventBus) -> None:
+    thing = Lends()
+    with pytest.raises(FieldError, match="misspelt"):
+        bus.attach(thing, when=lambda misspelt: True)
+    assert thing.told == []
+
+
+def test_what_fails_as_it_is_told_is_detached_all_the_same(bus: EventBus) -> None:
+    class Fails(Lends):
+        def on_detach(self, bus: EventBus) -> None:
+            raise RuntimeError("no weights")
+
+    attachment = bus.attach(Fails())
+    with pytest.raises(RuntimeError, match="no weights"):
+        attachment.detach()
     assert not bus.signal("epoch_started").receivers
 
 

@@ -317,6 +317,50 @@ def test_who_took_its_place_meanwhile_keeps_it_and_may_still_pass_on(heard: Hear
     assert signal.getsignal(signal.SIGTERM) is theirs
 
 
+def test_runs_on_two_buses_that_close_in_the_order_they_opened_leave_nothing_in_place() -> None:
+    before = in_place()
+    first, second = opened(preempted()), opened(preempted())
+    close(first)
+    signal.raise_signal(signal.SIGTERM)
+    assert second.answers.stop is not None
+    close(second)
+    assert in_place() == before
+
+
+def test_detached_within_a_run_it_leaves_the_process_as_it_was(heard: Heard) -> None:
+    bus, before = EventBus(), in_place()
+    with bus.attach(Preemption()):
+        loop = opened(bus)
+        assert in_place() != before
+    assert in_place() == before
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    assert loop.answers.stop is None
+
+
+def test_detached_in_another_thread_it_lets_the_signal_through(heard: Heard) -> None:
+    bus = EventBus()
+    attachment = bus.attach(Preemption())
+    loop = opened(bus)
+    thread = threading.Thread(target=attachment.detach)
+    thread.start()
+    thread.join()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    assert loop.answers.stop is None
+
+
+def test_detached_from_another_bus_it_listens_on() -> None:
+    bus, other, preemption = EventBus(), EventBus(), Preemption()
+    bus.attach(preemption)
+    loop = opened(bus)
+    with other.attach(preemption):
+        pass
+    signal.raise_signal(signal.SIGTERM)
+    assert loop.answers.stop is not None
+    close(loop)
+
+
 # -- again
 
 
