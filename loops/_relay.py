@@ -149,8 +149,8 @@ class Relay(RelayedRun):
     def gradients_ready(self, loss: Any = None) -> bool:
         """Emit `backward_finished`; say whether the optimizer is to step.
 
-        Before each optimizer step, with the gradients there. A second call within a step tells
-        nothing: what steps several optimizers in one step is one step.
+        Before each optimizer step, with the gradients there. A second call within a step tells no
+        handler: what steps several optimizers in one step is one step.
         """
         span = self._spans.batch
         if self._passes_over or span is None:
@@ -159,6 +159,11 @@ class Relay(RelayedRun):
         if not span.boundary:
             span.boundary = True
             self._tell_of_gradients(span, loss)
+        elif self.is_heard("backward_finished"):
+            self.say(
+                f"{self.framework} steps several optimizers in one step of the run: no handler of "
+                "backward_finished sees the gradients of those after the first"
+            )
         return not span.told_to_skip
 
     def _tell_of_gradients(self, span: BatchSpan, loss: Any) -> None:

@@ -233,6 +233,7 @@ class Emitter:
         self._hooks = tell_before_step(self._relay, stepping, lambda: self._loss)
         if self._loss_fn is not None:
             self._hooks.append(self._loss_fn.register_forward_hook(self._see_loss))
+        self._sees_steps = bool(stepping)
         if not stepping:
             self._relay.say("Ignite: without optimizer= no backward_finished, and none is skipped")
 
@@ -288,7 +289,7 @@ class Emitter:
         self._is_loaded = False
         self._batches += 1
         self._relay.record(**self._report(trainer.state.output))
-        self._relay.end_batch(boundary=None if self._hooks else True)
+        self._relay.end_batch(boundary=None if self._sees_steps else True)
         if self._batches != trainer.state.epoch_length:
             self._obey()
 

@@ -336,6 +336,41 @@ def test_without_an_optimizer_ignite_says_what_is_missing(
     assert "without optimizer= no backward_finished" in caplog.text
 
 
+def test_with_the_criterion_alone_each_batch_is_a_step(bus: EventBus) -> None:
+    parts = Parts(bus)
+    parts.emitter.detach()
+    ignite.attach(parts.trainer, bus, model=parts.model, loss_fn=parts.loss_fn)
+    with capture(bus) as recording:
+        parts.run()
+    finished = recording.of("batch_finished")
+    assert [one["step"] for one in finished] == list(range(1, len(parts.task.train_loader) + 1))
+    assert all("loss" in one["metrics"] for one in finished)
+    assert not recording.of("batch_skipped")
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_gradients_that_no_handler_sees_are_told_of_once_where_one_waits(
+    bus: EventBus, caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:
+    weights = {name: nn.Parameter(torch.ones(())) for name in ("first", "second")}
+    optimizers = {name: torch.optim.SGD([one]) for name, one in weights.items()}
+
+    def adversarial(engine: Engine, batch: Any) -> None:
+        for name, optimizer in optimizers.items():
+            weights[name].grad = torch.ones(())
+            optimizer.step()
+
+    trainer = Engine(adversarial)
+    ignite.attach(trainer, bus, optimizers=optimizers)
+    told: list[int] = []
+    if waits:
+        bus.on("backward_finished")(lambda step: told.append(step))
+    with caplog.at_level(logging.WARNING):
+        trainer.run([1, 2], max_epochs=1)
+    assert told == ([1, 2] if waits else [])
+    assert caplog.text.count("steps several optimizers in one step") == len(told) / 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
