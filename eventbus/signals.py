@@ -178,7 +178,10 @@ def batch_skipped(*, epoch: Epoch, step: Step, reason: Reason | None = None) -> 
 def learning_rate_changed(
     *, step: Step, learning_rates: LearningRates, epoch: Epoch | None = None
 ) -> None:
-    """A learning rate differs from what was told last. Once per change, the first one included."""
+    """A learning rate differs from what was told last. Once per change, the first one included.
+
+    Told by who changes it: `LRSchedule`, `fit`, or a loop that steps a scheduler itself.
+    """
 
 
 # -- a validation
@@ -217,7 +220,7 @@ def validation_done(
     step: Step,
     metrics: RoundMetrics | None = None,
 ) -> None:
-    """A validation is complete. Once per validation, after its last batch."""
+    """A validation is complete. Once per validation, after its last batch or its `break`."""
 
 
 @signal(clock="round")
@@ -230,7 +233,7 @@ def validation_interrupted(
     reason: Reason | None = None,
     metrics: RoundMetrics | None = None,
 ) -> None:
-    """A stop, a `break` or a failure cut a validation short. In place of `validation_done`."""
+    """A `Stop` or a failure cut a validation short. In place of `validation_done`."""
 
 
 # -- an epoch ends

@@ -45,7 +45,7 @@ class EventFiles:
     """
 
     def __init__(self, template: str | os.PathLike[str], clock: Callable[[], float]) -> None:
-        self._template = os.fspath(template)
+        self._template = str(Path(template).absolute())
         self._clock = clock
         self.renew()
 

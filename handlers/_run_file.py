@@ -88,7 +88,7 @@ class RunFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], form: Format) -> None:
-        self._template = os.fspath(path)
+        self._template = str(Path(path).absolute())
         self._form = form
         self.renew()
 

@@ -147,7 +147,7 @@ class Checkpoint(WithoutBus):
         resume: str | os.PathLike[str] = "never",
     ) -> None:
         check_arguments(keep, keep_best, resume)
-        self.directory = os.fspath(directory)
+        self.directory = str(Path(directory).absolute())
         self.files = Files()
         self._when = when
         self.on_failure = on_failure

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from eventbus import Filter, Priority, every, handles, on_rank
@@ -202,7 +203,7 @@ class ConsoleLog:
     @_told("checkpoint_saved")
     def saved(self, path: str) -> None:
         """Print where a checkpoint is."""
-        self._say(f"checkpoint saved: {path}")
+        self._say(f"checkpoint saved: {_from_here(path)}")
 
     @_told("stop_requested")
     def stop(self, reason: str, handler: str | None = None) -> None:
@@ -266,6 +267,14 @@ def _rate(per_second: float) -> str:
 
 def _because(what: str, reason: str | None) -> str:
     return f"{what}: {reason}" if reason else what
+
+
+def _from_here(path: str) -> str:
+    """Word a path as one would write it where the process is."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or this place was deleted
+        return path
 
 
 def _rates_of(optimizers: Mapping[str, Any]) -> list[float]:

@@ -64,10 +64,10 @@ class Plot:
 
     def __init__(self, path: str | os.PathLike[str], *, when: Filter | None = None) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="Plot")
-        self._template = os.fspath(path)
         if Path(path).suffix.lower() not in _SUFFIXES:
             kinds = ", ".join(_SUFFIXES)
-            raise ValueError(f"a picture's path ends in {kinds}; got {self._template!r}")
+            raise ValueError(f"a picture's path ends in {kinds}; got {os.fspath(path)!r}")
+        self._template = str(Path(path).absolute())
         self._curves = Curves()
         self._is_drawn = True
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)

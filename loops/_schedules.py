@@ -81,7 +81,9 @@ class Schedules:
 
 
 def _is_followed(key: str, part: Any) -> bool:
-    return key == "scheduler" or isinstance(part, LRScheduler | Optimizer)
+    if isinstance(part, Optimizer):
+        return hasattr(part, "param_groups")  # a wrapper may be an optimizer by name alone
+    return key == "scheduler" or isinstance(part, LRScheduler)
 
 
 def _state_of(part: Any) -> Any:
@@ -102,7 +104,7 @@ def _marked(value: Any) -> Any:
 def _with(state: Any, kept: Any) -> Any:
     if not isinstance(kept, list):
         return kept
-    groups = state["param_groups"]
+    groups = state.get("param_groups", ())
     if len(groups) != len(kept):  # the body has added one, and will again
         return state
     return {

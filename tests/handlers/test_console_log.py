@@ -208,6 +208,7 @@ def test_what_befalls_a_run_is_told(bus: EventBus, screen: Screen, clock: Clock)
     loop.emit("epoch_finished", **counts, metrics={"loss": 0.25}, complete=False)
     loop.emit("epoch_interrupted", **counts, reason="SIGTERM")
     loop.emit("checkpoint_saved", path="runs/one", **counts)
+    loop.emit("checkpoint_saved", path=str(Path("runs/two").absolute()), **counts)
     loop.emit("stop_requested", reason="enough", handler="EarlyStopping")
     loop.emit("stop_requested", reason="SIGTERM")
     clock.now += 61
@@ -219,6 +220,7 @@ def test_what_befalls_a_run_is_told(bus: EventBus, screen: Screen, clock: Clock)
         "epoch 1  step     10  cut short  loss 0.25000",
         "epoch 1  step     10  interrupted: SIGTERM",
         "checkpoint saved: runs/one",
+        "checkpoint saved: runs/two",
         "stop requested by EarlyStopping: enough",
         "stop requested: SIGTERM",
         "run finished after 1:01: enough",
