@@ -45,19 +45,20 @@ class Schedules:
 
     def leave_body(self) -> None:
         """A loop in the body begins, or the body has come to its end."""
+        if self._kept is None:
+            return
         now = self._now()
-        if self._kept is not None and now != self._seen:
-            self._has_changed = True
+        self._has_changed = self._has_changed or now != self._seen
         self._seen = now
 
     def go_back(self) -> None:
         """A loop in the body is over, and the body goes on."""
+        if self._kept is None:
+            return
         now = self._now()
-        # Changes of both kinds cannot be told apart: then those of the loop count, which are lost
-        # where they are left out.
-        if self._kept is not None and (now != self._seen or not self._has_changed):
+        # Where both have changed them, what the loop did counts: it is not done again.
+        if now != self._seen or not self._has_changed:
             self._keep(now)
-        self._seen = now
 
     def end_epoch(self) -> None:
         """The epoch is finished: its body is not gone through again."""
