@@ -23,17 +23,14 @@ def first_size(batch: Any) -> int | None:
     8
     """
     if isinstance(batch, Tensor):
-        return _size(batch)
+        return batch.shape[0] if batch.dim() else None
     for part in _parts(batch):
-        size = _size(part) if isinstance(part, Tensor) else first_size(part)
+        if isinstance(part, Tensor) and part.dim():  # the first one, of nearly all batches
+            return part.shape[0]
+        size = first_size(part)
         if size is not None:
             return size
     return None
-
-
-def _size(value: Tensor) -> int | None:
-    shape = value.shape
-    return shape[0] if shape else None
 
 
 def detached(value: Any) -> Any:
