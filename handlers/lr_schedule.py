@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eventbus import Event, Filter, Priority, handles
 
 from ._monitor import Monitor
+from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class LRSchedule:
     signals consumed    `batch_finished` (per step, or while warming up) or `epoch_finished`, or
                         that of `on`; `run_started`, `epoch_started`, `run_finished`, `run_closed`
     values produced     `learning_rate_changed`: floats by parameter group (its "name", else its
-                        number from 0), weight change per gradient; the optimizer's rates
+                        number from 0; `head_2` where group 2 is a second "head"), weight change
+                        per gradient; the optimizer's rates
     cost                that of the scheduler, when it is stepped: some tens of µs. With `metric`,
                         reading it. No synchronisation, unless a learning rate is itself a tensor on
                         a device
@@ -143,7 +145,7 @@ class LRSchedule:
         )
         if optimizer is None:
             return
-        before = _settings(optimizer)
+        before = settings_of(optimizer)
         self.scheduler = self.factory(optimizer)
         _check_metric(self.scheduler, self.monitor)
         if self._restored:
@@ -157,10 +159,9 @@ class LRSchedule:
         state, self._restored = self._restored, {}
         for group, settings in zip(optimizer.param_groups, before, strict=True):
             for key, value in settings.items():
-                _set(group, key, value)
+                assign(group, key, value)
         # The optimizer has its rates back, unless nobody saved it.
-        for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
-            _set(group, "lr", rate)
+        restore_rates(optimizer, state["learning_rates"])
         self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
 
     def advance(self, event: Event) -> None:
@@ -197,12 +198,12 @@ class LRSchedule:
         fraction = step / self.warmup_steps
         groups = self.scheduler.optimizer.param_groups
         for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
-            _set(group, "lr", rate * fraction)
+            assign(group, "lr", rate * fraction)
 
     def _tell(self, event: Event) -> None:
         """Emit the rates, where they are not what was told last."""
         self._step = event.fields.get("step", self._step)
-        rates = _rates(self.scheduler.optimizer)
+        rates = rates_of(self.scheduler.optimizer)
         if rates != self.learning_rates:
             self.learning_rates = rates
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))
@@ -226,7 +227,7 @@ class LRSchedule:
             return self._restored
         return {
             "scheduler": self.scheduler.state_dict(),
-            "learning_rates": list(_rates(self.scheduler.optimizer).values()),
+            "learning_rates": list(rates_of(self.scheduler.optimizer).values()),
             "warmed": self._warmed,
             "step": self._step,
         }
@@ -244,28 +245,6 @@ def _step_first(scheduler: Any, values: tuple[float, ...]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
         scheduler.step(*values)
-
-
-def _rates(optimizer: Optimizer) -> dict[str, float]:
-    return {
-        str(group.get("name", number)): float(group["lr"])
-        for number, group in enumerate(optimizer.param_groups)
-    }
-
-
-def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Copy all that a scheduler may change: rates, momenta."""
-    return [
-        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-
-
-def _set(group: dict[str, Any], key: str, value: Any) -> None:
-    if hasattr(group.get(key), "fill_"):  # a tensor, to which a captured graph may refer
-        group[key].fill_(value)
-    else:
-        group[key] = value
 
 
 def _check(factory: Any, per: str, warmup_steps: Any) -> None:

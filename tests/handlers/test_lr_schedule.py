@@ -284,6 +284,63 @@ def test_rates_are_told_by_group_as_plain_floats() -> None:
     assert {type(rate) for rate in rates.values()} == {float}
 
 
+def groups_of(*names: str | None) -> torch.optim.SGD:
+    """An optimizer with a group for each name, whose rates are 0.1, 0.2 and so on."""
+    groups: list[dict[str, Any]] = []
+    for number, name in enumerate(names, start=1):
+        group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": number / 10}
+        groups.append(group if name is None else {**group, "name": name})
+    return torch.optim.SGD(groups)
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (["head", "head", "head"], ["head", "head_1", "head_2"]),
+        (["1", None], ["1", "1_1"]),
+        (["a_2", "a", "a"], ["a_2", "a", "a_2_2"]),
+    ],
+)
+def test_groups_of_the_same_name_are_told_apart(names: list[str | None], keys: list[str]) -> None:
+    loop = Loop(LRSchedule(halving), groups_of(*names))
+    ((_, rates),) = told(loop, loop.start)
+    assert list(rates.items()) == [(key, number / 10) for number, key in enumerate(keys, start=1)]
+
+
+@pytest.mark.parametrize("names", [["head", "head"], ["1", None]])
+def test_run_with_groups_of_the_same_name_is_resumed(names: list[str | None]) -> None:
+    first = Loop(LRSchedule(halving, per="step"), groups_of(*names)).start()
+    first.steps(1)
+    state = through_disk(first.emitter.emit("state_requested").state)
+    second = Loop(LRSchedule(halving, per="step"), groups_of(*names))
+    second.bus.emit("state_restored", state=RestoredState(state), path="x")
+    second.start("x").steps(1)
+    assert [group["lr"] for group in second.optimizer.param_groups] == [0.025, 0.05]
+
+
+def test_state_that_has_one_rate_for_groups_of_a_name_leaves_the_optimizer_its_rates() -> None:
+    first = Loop(LRSchedule(halving, per="step"), groups_of("head", "head")).start()
+    first.steps(1)
+    schedule = LRSchedule(halving, per="step")
+    schedule.load_state_dict(schedule_state(first) | {"learning_rates": [0.1]})
+    second = Loop(schedule, groups_of("head", "head"))
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.start("x").steps(1)
+    assert [group["lr"] for group in second.optimizer.param_groups] == [0.025, 0.05]
+
+
+def test_state_of_an_optimizer_with_other_groups_is_an_error_that_says_so() -> None:
+    schedule = LRSchedule(halving)
+    schedule.load_state_dict(schedule_state(Loop(LRSchedule(halving), groups_of("a")).start()))
+    with pytest.raises(ValueError, match="of 1 parameter groups were saved; the optimizer has 2"):
+        Loop(schedule, groups_of("a", "b")).start("x")
+
+
+def schedule_state(loop: Loop) -> dict[str, Any]:
+    state: dict[str, Any] = through_disk(loop.emitter.emit("state_requested").state["LRSchedule"])
+    return state
+
+
 def test_resumed_run_tells_its_rates_with_the_step_it_goes_on_from() -> None:
     first = Loop(LRSchedule(halving, per="step")).start()
     first.steps(2)
