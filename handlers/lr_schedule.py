@@ -35,13 +35,14 @@ class LRSchedule:
     cost                that of the scheduler, when it is stepped: some tens of µs. With `metric`,
                         reading it. No synchronisation, unless a learning rate is itself a tensor on
                         a device
-    state               the scheduler's, the rates, the steps of warm-up done; starts anew with a
-                        run that does not resume
+    state               the scheduler's, the rates, those told last, the steps of warm-up done;
+                        starts anew with a run that does not resume
     band, errors        just before PERSIST, so that whoever logs the rate logs the one that the
                         step was taken with, and a checkpoint holds the next one; raised
     ==================  =====================================================================
 
     A rate that is told with step 100 is the one in force after step 100: step 101 is taken with it.
+    A resumed run tells none again that was told before its checkpoint.
 
     Parameters
     ----------
@@ -152,7 +153,8 @@ class LRSchedule:
             self._go_on(optimizer, before)
         elif self.warmup_steps:
             self._warm_to(1)
-        self._tell(event)
+        if not self.learning_rates:  # else a resumed run goes on, and tells when they change
+            self._tell(event)
 
     def _go_on(self, optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
         """Undo what making a scheduler does to an optimizer, and give both their state."""
@@ -228,6 +230,7 @@ class LRSchedule:
         return {
             "scheduler": self.scheduler.state_dict(),
             "learning_rates": list(rates_of(self.scheduler.optimizer).values()),
+            "told": dict(self.learning_rates),
             "warmed": self._warmed,
             "step": self._step,
         }
@@ -236,6 +239,7 @@ class LRSchedule:
         """Take over what `state_dict` gave; the scheduler is made when the run starts."""
         self._start_over()
         self._restored = dict(state)
+        self.learning_rates = dict(state.get("told", {}))
         self._warmed, self._step = state.get("warmed", 0), state.get("step", 0)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from eventbus import EventBus, RestoredState, every
-from eventbus.handlers import Checkpoint, LRSchedule
+from eventbus.handlers import Checkpoint, CSVLog, LRSchedule
 from eventbus.loops import Run
 from eventbus.testing import capture
 
@@ -341,13 +341,58 @@ def schedule_state(loop: Loop) -> dict[str, Any]:
     return state
 
 
-def test_resumed_run_tells_its_rates_with_the_step_it_goes_on_from() -> None:
+def resumed_with(state: dict[str, Any], **arguments: Any) -> Loop:
+    """Return a loop whose run is about to resume."""
+    schedule = LRSchedule(halving, **arguments)
+    schedule.load_state_dict(state)
+    return Loop(schedule)
+
+
+def test_resumed_run_tells_no_rate_again() -> None:
+    first = Loop(LRSchedule(halving, per="step", warmup_steps=1)).start()
+    first.steps(3)
+    second = resumed_with(schedule_state(first), per="step", warmup_steps=1)
+    second.step = 3
+    assert told(second, lambda: second.start("x").steps(1)) == [(4, {"0": 0.1})]
+
+
+def test_rate_that_somebody_else_set_is_told_no_earlier_for_a_resume() -> None:
+    first = Loop(LRSchedule(halving)).start()
+    first.optimizer.param_groups[0]["lr"] = 0.6
+    second = resumed_with(schedule_state(first))
+    assert told(second, lambda: second.start("x").epochs(1)) == [(2, {"0": 0.3})]
+
+
+def test_resume_from_a_state_without_what_was_told_tells_the_rate_with_the_step_it_is_from() -> (
+    None
+):
     first = Loop(LRSchedule(halving, per="step")).start()
     first.steps(2)
-    state = first.emitter.emit("state_requested").state
-    second = Loop(LRSchedule(halving, per="step"))
-    second.bus.emit("state_restored", state=RestoredState(state), path="x")
+    state = schedule_state(first)
+    del state["told"]
+    second = resumed_with(state, per="step")
     assert told(second, lambda: second.start("x")) == [(2, {"0": 0.2})]
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 6])
+def test_file_of_a_resumed_run_is_that_of_one_that_was_never_cut(tmp_path: Path, cut: int) -> None:
+    def train(folder: str, fail_in: int | None = None) -> str:
+        bus, optimizer = EventBus(strict=True), optimizer_of()
+        bus.attach(LRSchedule(halving, per="step", warmup_steps=3))
+        bus.attach(CSVLog(tmp_path / folder / "rates.csv", on="learning_rate_changed"))
+        directory = tmp_path / folder / "checkpoints"
+        bus.attach(Checkpoint(directory, on="batch_finished", resume="auto", best=None))
+        with Run(bus, optimizer=optimizer) as run:
+            for step in run.steps(7):
+                optimizer.step()
+                run.report(loss=1.0)
+                if step == fail_in:
+                    raise KeyboardInterrupt
+        return (tmp_path / folder / "rates.csv").read_text()
+
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", fail_in=cut)
+    assert train("cut") == train("whole")
 
 
 def test_loggers_see_the_rate_that_the_step_was_taken_with() -> None:
