@@ -27,16 +27,17 @@ class LRSchedule:
     """Step a scheduler of `torch.optim.lr_scheduler`, per step or per epoch.
 
     ==================  =====================================================================
-    signals consumed    `batch_finished` (per step, or while warming up) or `epoch_finished`, or
-                        that of `on`; `run_started`, `epoch_started`, `run_finished`, `run_closed`
+    signals consumed    `batch_finished` (per step, while warming up, or with `metric`) or
+                        `epoch_finished`, or that of `on`; `run_started`, `epoch_started`,
+                        `run_finished`, `run_closed`
     values produced     `learning_rate_changed`: floats by parameter group (its "name", else its
                         number from 0; `head_2` where group 2 is a second "head"), weight change
                         per gradient; the optimizer's rates
     cost                that of the scheduler, when it is stepped: some tens of µs. With `metric`,
                         reading it. No synchronisation, unless a learning rate is itself a tensor on
                         a device
-    state               the scheduler's, the rates, those told last, the steps of warm-up done;
-                        starts anew with a run that does not resume
+    state               the scheduler's, the rates, those told last, the steps of warm-up done,
+                        whether the metric came; starts anew with a run that does not resume
     band, errors        just before PERSIST, so that whoever logs the rate logs the one that the
                         step was taken with, and a checkpoint holds the next one; raised
     ==================  =====================================================================
@@ -118,12 +119,16 @@ class LRSchedule:
             # After `advance`, for which the warm-up still goes on in its own last step.
             warmed = handles("batch_finished", priority=_PRIORITY - 1)(self.warm_up)
             self.warm_up = warmed  # type: ignore[method-assign]  # likewise
+        if metric is not None:
+            noted = handles("batch_finished", priority=_PRIORITY)(self.note_step)
+            self.note_step = noted  # type: ignore[method-assign]  # likewise
 
     def _start_over(self) -> None:
         self.scheduler: Any = None
         self.learning_rates: dict[str, float] = {}
         self._restored: dict[str, Any] = {}
         self._has_stepped = False
+        self._has_trained = False
         self._warmed = 0
         self._step = 0
         if self.monitor is not None:
@@ -136,6 +141,7 @@ class LRSchedule:
         """Make the scheduler; forget that of an earlier run, unless this one resumes."""
         if resumed_from is None:
             self._start_over()
+        self._has_trained = False
         self.prepare(event)
 
     @handles("epoch_started", priority=Priority.ALTER)
@@ -196,6 +202,10 @@ class LRSchedule:
             self._warm_to(min(self._warmed + 1, self.warmup_steps))
             self._tell(event)
 
+    def note_step(self) -> None:
+        """Note that a step was trained which the metric could have come after."""
+        self._has_trained = self._warmed >= self.warmup_steps
+
     def _warm_to(self, step: int) -> None:
         fraction = step / self.warmup_steps
         groups = self.scheduler.optimizer.param_groups
@@ -211,9 +221,12 @@ class LRSchedule:
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))
 
     @handles("run_finished", priority=_PRIORITY)
-    def finish(self) -> None:
-        """Warn where the metric never came."""
-        if self.monitor is not None and not self.monitor.seen and self.scheduler is not None:
+    def finish(self, reason: str) -> None:
+        """Warn where the metric never came, though it could have."""
+        if self.monitor is None or self.monitor.seen or self.scheduler is None:
+            return
+        # A run that was stopped may have had it still to come.
+        if self.monitor.keys or (self._has_trained and reason == "completed"):
             self.monitor.warn_never_seen("the learning rate was never changed by it")
 
     @handles("run_closed", priority=Priority.PERSIST - 1)
@@ -224,7 +237,7 @@ class LRSchedule:
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state and where the warm-up is."""
+        """Return the scheduler's state, the rates, and where the warm-up is."""
         if self.scheduler is None:
             return self._restored
         return {
@@ -233,6 +246,7 @@ class LRSchedule:
             "told": dict(self.learning_rates),
             "warmed": self._warmed,
             "step": self._step,
+            "seen": self.monitor is not None and self.monitor.seen,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,6 +255,8 @@ class LRSchedule:
         self._restored = dict(state)
         self.learning_rates = dict(state.get("told", {}))
         self._warmed, self._step = state.get("warmed", 0), state.get("step", 0)
+        if self.monitor is not None:
+            self.monitor.seen = state.get("seen", False)
 
 
 def _step_first(scheduler: Any, values: tuple[float, ...]) -> None:

@@ -198,12 +198,70 @@ def test_metric_for_a_scheduler_that_takes_none_is_an_error() -> None:
         Loop(LRSchedule(halving, metric="val_loss")).start()
 
 
+def finished(loop: Loop, reason: str = "completed") -> None:
+    loop.emitter.emit("run_finished", reason=reason)
+    loop.emitter.emit("run_closed", outcome="completed")
+
+
 def test_metric_that_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop(LRSchedule(plateau, metric="val_los")).start()
     loop.epochs(1, val_loss=1.0)
-    loop.emitter.emit("run_finished", reason="completed")
+    finished(loop)
     (record,) = caplog.records
     assert "never saw its metric 'val_los'" in record.getMessage()
+    assert record.getMessage().endswith("keys seen: 'val_loss'")
+
+
+def test_metric_whose_signal_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss", on="validation_done")).start()
+    loop.epochs(1)
+    finished(loop)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("keys seen: none")
+
+
+@pytest.mark.parametrize("has_seen", [True, False])
+def test_metric_is_not_missed_by_a_resumed_run_with_nothing_left_to_train(
+    caplog: pytest.LogCaptureFixture, has_seen: bool
+) -> None:
+    first = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    first.epochs(1, val_loss=1.0)
+    state = schedule_state(first)
+    schedule = LRSchedule(plateau, metric="val_loss")
+    schedule.load_state_dict(state if has_seen else {**state, "seen": False})
+    finished(Loop(schedule).start("x"))
+    assert caplog.messages == []
+
+
+def test_metric_that_came_before_the_resume_is_not_missed_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    first.epochs(1, val_loss=1.0)
+    schedule = LRSchedule(plateau, metric="val_loss")
+    schedule.load_state_dict(schedule_state(first))
+    second = Loop(schedule).start("x")
+    second.epochs(1, loss=1.0)
+    finished(second)
+    assert caplog.messages == []
+
+
+def test_metric_is_not_missed_by_a_run_that_ends_in_the_warm_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss", warmup_steps=4)).start()
+    loop.epochs(1, steps=3, val_loss=1.0)
+    finished(loop)
+    assert caplog.messages == []
+
+
+def test_metric_is_not_missed_by_a_run_that_is_stopped_before_its_first_epoch_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    loop.steps(1)
+    finished(loop, reason="SIGTERM")
+    assert caplog.messages == []
 
 
 # -- the warm-up
