@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["assign", "rates_of", "restore_rates", "settings_of"]
 
 
-def rates_of(optimizer: Optimizer) -> dict[str, float]:
+def rates_of(optimizer: Optimizer, ahead: str = "") -> dict[str, float]:
     """Return the learning rate of each group, in their order, by its "name", else its number.
 
     A name that a group before has already gets the group's number behind it: none is lost, and one
     more group changes no other's name. Reading a rate that is a tensor waits for its device.
+
+    Parameters
+    ----------
+    ahead
+        What all names begin with.
 
     Examples
     --------
@@ -30,7 +35,7 @@ def rates_of(optimizer: Optimizer) -> dict[str, float]:
     """
     rates: dict[str, float] = {}
     for number, group in enumerate(optimizer.param_groups):
-        name = _name_of(number, group)
+        name = ahead + _name_of(number, group)
         while name in rates:
             name = f"{name}_{number}"
         rates[name] = float(group["lr"])

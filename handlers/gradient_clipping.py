@@ -19,8 +19,9 @@ class GradientClipping:
     ==================  =====================================================================
     signals consumed    `backward_finished`
     values produced     `metrics_measured` with `gradient_norm`: the norm over all gradients before
-                        clipping, a scalar tensor on its device, unread; only when clipping by norm.
-                        The gradients, in place
+                        clipping, a scalar tensor on its device, unread; only when clipping by norm
+                        (`g.gradient_norm` with `model="g"` where there are several). The
+                        gradients, in place
     cost                two passes over the gradients by norm, one by value; no synchronisation
     state               none
     band, errors        ALTER; raised
@@ -40,7 +41,7 @@ class GradientClipping:
         Which p-norm; ``math.inf`` for the largest magnitude.
     model
         Whose gradients, where the run has several models; unless given those of all, as one
-        vector.
+        vector. The norm is told with the model's name ahead: `g.gradient_norm`.
     when
         A filter on the steps.
 
@@ -92,7 +93,9 @@ class GradientClipping:
             clip_grad_value_(with_gradient, self.max_value)
         if self.max_norm is not None:
             norm = clip_grad_norm_(with_gradient, self.max_norm, self.norm_type)
-            bus.emit("metrics_measured", metrics={"gradient_norm": norm})
+            bus.emit(
+                "metrics_measured", metrics={f"{self._models.ahead(models)}gradient_norm": norm}
+            )
 
 
 def _check(max_norm: float | None, max_value: float | None, norm_type: float) -> None:

@@ -31,8 +31,9 @@ class LRSchedule:
                         `epoch_finished`, or that of `on`; `run_started`, `epoch_started`,
                         `run_finished`, `run_closed`
     values produced     `learning_rate_changed`: floats by parameter group (its "name", else its
-                        number from 0; `head_2` where group 2 is a second "head"), weight change
-                        per gradient; the optimizer's rates
+                        number from 0; `head_2` where group 2 is a second "head"; `g.0` with
+                        `optimizer="g"` where there are several), weight change per gradient; the
+                        optimizer's rates
     cost                that of the scheduler, when it is stepped: some tens of µs. With `metric`,
                         reading it. No synchronisation, unless a learning rate is itself a tensor on
                         a device
@@ -60,7 +61,7 @@ class LRSchedule:
         s / `warmup_steps` of the scheduler's first rate. The scheduler stands still meanwhile: step
         `warmup_steps` + k is taken with the rate that step k would have had without.
     optimizer
-        Which one, where the run has several.
+        Which one, where the run has several. Its rates are told with its name ahead: `g.0`.
     on
         A signal to step the scheduler on in place of the one that `per` says: "validation_done".
     when
@@ -112,6 +113,7 @@ class LRSchedule:
         self.factory, self.warmup_steps = factory, warmup_steps
         self.monitor = None if metric is None else Monitor("LRSchedule", metric)
         self._optimizers = Parts("LRSchedule", "optimizer", optimizer)
+        self._ahead = ""
         self._start_over()
         stepped = handles(on or _SIGNALS[per], when=when, priority=_PRIORITY)(self.advance)
         self.advance = stepped  # type: ignore[method-assign]  # marked with what was asked for
@@ -152,6 +154,7 @@ class LRSchedule:
         )
         if optimizer is None:
             return
+        self._ahead = self._optimizers.ahead(event.context["optimizers"])
         before = settings_of(optimizer)
         self.scheduler = self.factory(optimizer)
         _check_metric(self.scheduler, self.monitor)
@@ -215,7 +218,7 @@ class LRSchedule:
     def _tell(self, event: Event) -> None:
         """Emit the rates, where they are not what was told last."""
         self._step = event.fields.get("step", self._step)
-        rates = rates_of(self.scheduler.optimizer)
+        rates = rates_of(self.scheduler.optimizer, self._ahead)
         if rates != self.learning_rates:
             self.learning_rates = rates
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))

@@ -29,11 +29,16 @@ def gradients(model: torch.nn.Module) -> list[list[float]]:
 
 def clip(handler: GradientClipping, step: int = 1, **context: Any) -> list[Any]:
     """Emit one backward pass; return the norms that were told."""
+    return [norm for told in measured(handler, step, **context) for norm in told.values()]
+
+
+def measured(handler: GradientClipping, step: int = 1, **context: Any) -> list[dict[str, Any]]:
+    """Emit one backward pass; return what was told, by key."""
     bus = EventBus()
     bus.attach(handler)
     with capture(bus) as recording:
         bus.bind(sender="train", **context).emit("backward_finished", epoch=1, step=step)
-    return [each["metrics"]["gradient_norm"] for each in recording.of("metrics_measured")]
+    return [dict(each["metrics"]) for each in recording.of("metrics_measured")]
 
 
 def test_norm_over_all_gradients_is_clipped() -> None:
@@ -84,6 +89,23 @@ def test_one_of_several_models_may_be_chosen() -> None:
     clip(GradientClipping(1.0, model="d"), models=models)
     assert gradients(models["g"]) == [[3.0]]
     assert gradients(models["d"]) == [pytest.approx([1.0])]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "key"),
+    [
+        ("gd", None, "gradient_norm"),
+        ("gd", "g", "g.gradient_norm"),
+        ("gd", "d", "d.gradient_norm"),
+        ("g", "g", "gradient_norm"),
+    ],
+)
+def test_norm_of_one_of_several_models_is_told_with_its_name_ahead(
+    names: str, chosen: str | None, key: str
+) -> None:
+    models = {name: model_with_gradients([3.0]) for name in names}
+    (told,) = measured(GradientClipping(1.0, model=chosen), models=models)
+    assert list(told) == [key]
 
 
 def test_model_that_is_not_there_is_named() -> None:

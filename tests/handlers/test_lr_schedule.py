@@ -485,6 +485,22 @@ def test_one_of_several_optimizers_may_be_chosen() -> None:
     assert (both["g"].param_groups[0]["lr"], both["d"].param_groups[0]["lr"]) == (0.8, 0.4)
 
 
+def test_rates_of_one_of_several_optimizers_are_told_with_its_name_ahead() -> None:
+    both = {"g": groups_of(None, "head"), "d": groups_of(None, "head")}
+    loop = Loop(LRSchedule(halving, optimizer="g"), both["g"], optimizers=both)
+    loop.bus.attach(LRSchedule(halving, optimizer="d"), name="for d")
+    assert [rates for _, rates in told(loop, loop.start)] == [
+        {"g.0": 0.1, "g.head": 0.2},
+        {"d.0": 0.1, "d.head": 0.2},
+    ]
+
+
+def test_rates_of_the_only_optimizer_are_told_without_its_name() -> None:
+    optimizer = optimizer_of()
+    loop = Loop(LRSchedule(halving, optimizer="g"), optimizer, optimizers={"g": optimizer})
+    assert told(loop, loop.start) == [(0, {"0": 0.8})]
+
+
 def test_several_optimizers_without_a_choice_are_an_error() -> None:
     both = {"g": optimizer_of(), "d": optimizer_of()}
     with pytest.raises(
