@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus import EventBus, Filter, Priority, handles
 
 from ._parts import Parts
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
 
 __all__ = ["GradientClipping"]
 
@@ -40,8 +43,9 @@ class GradientClipping:
     norm_type
         Which p-norm; ``math.inf`` for the largest magnitude.
     model
-        Whose gradients, where the run has several models; unless given those of all, as one
-        vector. The norm is told with the model's name ahead: `g.gradient_norm`.
+        Whose gradients, where the run has several models; its name is ahead of the norm's then:
+        `g.gradient_norm`. Unless given those of all, as one vector, in which a parameter that
+        models share counts once.
     when
         A filter on the steps.
 
@@ -81,12 +85,7 @@ class GradientClipping:
         """Clip the gradients of a step; the norm is passed on without being read."""
         from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-        with_gradient = [
-            parameter
-            for model in self._models.all(models).values()
-            for parameter in model.parameters()
-            if parameter.grad is not None
-        ]
+        with_gradient = _with_gradient(self._models.all(models))
         if not with_gradient:
             return
         if self.max_value is not None:
@@ -96,6 +95,12 @@ class GradientClipping:
             bus.emit(
                 "metrics_measured", metrics={f"{self._models.ahead(models)}gradient_norm": norm}
             )
+
+
+def _with_gradient(models: Mapping[str, Any]) -> list[Parameter]:
+    """Return the parameters that have a gradient; one that several models share counts once."""
+    each = (parameter for model in models.values() for parameter in model.parameters())
+    return [parameter for parameter in dict.fromkeys(each) if parameter.grad is not None]
 
 
 def _check(max_norm: float | None, max_value: float | None, norm_type: float) -> None:

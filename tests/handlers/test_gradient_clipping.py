@@ -84,6 +84,15 @@ def test_gradients_of_several_models_are_clipped_as_one_vector() -> None:
     assert gradients(models["d"]) == [pytest.approx([0.8])]
 
 
+def test_parameter_that_several_models_share_counts_once() -> None:
+    encoder = model_with_gradients([3.0, 4.0])
+    (norm,) = clip(
+        GradientClipping(1.0), models={"encoder": encoder, "all": torch.nn.Sequential(encoder)}
+    )
+    assert norm.item() == 5.0
+    assert gradients(encoder) == [pytest.approx([0.6, 0.8])]
+
+
 def test_one_of_several_models_may_be_chosen() -> None:
     models = {"g": model_with_gradients([3.0]), "d": model_with_gradients([4.0])}
     clip(GradientClipping(1.0, model="d"), models=models)
