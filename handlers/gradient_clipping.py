@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientClipping"]
 
+logger = logging.getLogger("eventbus.handlers.gradient_clipping")
+
 
 class GradientClipping:
     """Clip the gradients by their norm, or by value, before the optimizer steps.
 
     ==================  =====================================================================
-    signals consumed    `backward_finished`
+    signals consumed    `backward_finished`; `batch_finished`, `run_started`, `run_finished`
     values produced     `metrics_measured` with `gradient_norm`: the norm over all gradients before
                         clipping, a scalar tensor on its device, unread; only when clipping by norm
                         (`g.gradient_norm` with `model="g"` where there are several). The
@@ -30,7 +33,8 @@ class GradientClipping:
     band, errors        ALTER; raised
     ==================  =====================================================================
 
-    The loop has to emit `backward_finished`, with gradients that are unscaled.
+    The loop has to emit `backward_finished`, with gradients that are unscaled. Where it trained
+    steps and emitted none, a line at the end of the run says that nothing was clipped.
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ class GradientClipping:
         _check(max_norm, max_value, norm_type)
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
         self._models = Parts("GradientClipping", "model", model)
+        self.start()
         marked = handles("backward_finished", when=when, priority=Priority.ALTER)(self.clip)
         self.clip = marked  # type: ignore[method-assign]  # marked with what was asked for
 
@@ -94,6 +99,31 @@ class GradientClipping:
             norm = clip_grad_norm_(with_gradient, self.max_norm, self.norm_type)
             bus.emit(
                 "metrics_measured", metrics={f"{self._models.ahead(models)}gradient_norm": norm}
+            )
+
+    # -- whether it could
+
+    @handles("run_started", priority=Priority.ALTER)
+    def start(self) -> None:
+        """Forget what an earlier run has emitted."""
+        self._has_heard_gradients = self._has_heard_step = False
+
+    @handles("backward_finished", priority=Priority.ALTER)
+    def hear_gradients(self) -> None:
+        """Note that gradients may be clipped, where the filter lets them."""
+        self._has_heard_gradients = True
+
+    @handles("batch_finished", priority=Priority.ALTER)
+    def hear_step(self) -> None:
+        """Note that a step was trained."""
+        self._has_heard_step = True
+
+    @handles("run_finished", priority=Priority.ALTER)
+    def finish(self) -> None:
+        """Warn where steps were trained, and nothing could be clipped."""
+        if self._has_heard_step and not self._has_heard_gradients:
+            logger.warning(
+                "GradientClipping could clip nothing: the loop emits no backward_finished"
             )
 
 

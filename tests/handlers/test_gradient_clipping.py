@@ -165,6 +165,65 @@ def test_training_by_run_takes_clipped_steps() -> None:
     assert before - model.weight.item() == pytest.approx(0.5)
 
 
+# -- a loop that emits no backward_finished
+
+
+def train(handler: GradientClipping, *signals: str, runs: int = 1, **started: Any) -> None:
+    """Emit a run whose two steps are these signals."""
+    bus = EventBus(strict=True)
+    bus.attach(handler)
+    for _ in range(runs):
+        loop = bus.bind(sender="train", model=model_with_gradients([3.0]))
+        loop.emit("run_started", **started)
+        for step in (1, 2):
+            for signal in signals:
+                loop.emit(signal, epoch=1, step=step)
+        loop.emit("run_finished", reason="completed")
+        loop.emit("run_closed", outcome="completed")
+
+
+@pytest.mark.parametrize("arguments", [{"max_norm": 1.0}, {"max_value": 0.1}])
+def test_loop_that_gives_nothing_to_clip_is_warned_of_once(
+    arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(GradientClipping(**arguments), "batch_finished")
+    assert caplog.messages == [
+        "GradientClipping could clip nothing: the loop emits no backward_finished"
+    ]
+
+
+def test_each_run_that_gives_nothing_to_clip_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handler = GradientClipping(1.0)
+    train(handler, "backward_finished", "batch_finished")
+    assert caplog.messages == []
+    train(handler, "batch_finished", runs=2)
+    assert len(caplog.messages) == 2
+
+
+def test_filter_that_lets_nothing_be_clipped_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train(GradientClipping(1.0, when=every(100)), "backward_finished", "batch_finished")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("resumed_from", [None, "runs/one"])
+def test_run_without_a_step_is_not_warned_of(
+    resumed_from: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = GradientClipping(1.0)
+    train(handler, "batch_finished")
+    caplog.clear()
+    train(handler, resumed_from=resumed_from)
+    train(handler, "batch_skipped")
+    assert caplog.messages == []
+
+
+# -- arguments
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
