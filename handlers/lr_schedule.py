@@ -139,22 +139,25 @@ class LRSchedule:
     # -- the run
 
     @handles("run_started", priority=Priority.ALTER)
-    def start(self, event: Event, resumed_from: str | None = None) -> None:
+    def start(
+        self,
+        event: Event,
+        resumed_from: str | None = None,
+        optimizers: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make the scheduler; forget that of an earlier run, unless this one resumes."""
         if resumed_from is None:
             self._start_over()
         self._has_trained = False
-        self.prepare(event)
+        self.prepare(event, optimizers)
 
     @handles("epoch_started", priority=Priority.ALTER)
-    def prepare(self, event: Event) -> None:
+    def prepare(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Make the scheduler, where there is none yet, and set the first rates."""
-        optimizer = (
-            None if self.scheduler else self._optimizers.one(event.context.get("optimizers"))
-        )
+        optimizer = None if self.scheduler else self._optimizers.one(optimizers)
         if optimizer is None:
             return
-        self._ahead = self._optimizers.ahead(event.context["optimizers"])
+        self._ahead = self._optimizers.ahead(optimizers or {})
         before = settings_of(optimizer)
         self.scheduler = self.factory(optimizer)
         _check_metric(self.scheduler, self.monitor)
@@ -175,10 +178,10 @@ class LRSchedule:
         restore_rates(optimizer, state["learning_rates"])
         self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
 
-    def advance(self, event: Event) -> None:
+    def advance(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Step the scheduler, unless the warm-up goes on."""
         if self.scheduler is None:
-            self.prepare(event)  # its first rate is for the next step
+            self.prepare(event, optimizers)  # its first rate is for the next step
         elif self._warmed >= self.warmup_steps:
             self._step_scheduler(event)
 
@@ -196,10 +199,10 @@ class LRSchedule:
         self._has_stepped = True
         self._tell(event)
 
-    def warm_up(self, event: Event) -> None:
+    def warm_up(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Count a step of the warm-up, and set the rate of the next one."""
         if self.scheduler is None:
-            self.prepare(event)
+            self.prepare(event, optimizers)
         elif self._warmed < self.warmup_steps:
             self._warmed += 1
             self._warm_to(min(self._warmed + 1, self.warmup_steps))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from eventbus import EventBus, RestoredState, every
+from eventbus import EventBus, EventBusError, RestoredState, every
 from eventbus.handlers import Checkpoint, CSVLog, LRSchedule
 from eventbus.loops import Run
 from eventbus.testing import capture
@@ -514,6 +514,11 @@ def test_run_without_an_optimizer_is_warned_of_once(caplog: pytest.LogCaptureFix
     loop.epochs(3)
     (record,) = caplog.records
     assert record.getMessage() == "LRSchedule does nothing: the run has no optimizer"
+
+
+def test_schedule_is_not_stepped_in_the_background() -> None:
+    with pytest.raises(EventBusError, match="is in the background and asks for 'optimizers'"):
+        EventBus().attach(LRSchedule(halving), background=True)
 
 
 def test_schedule_attached_in_the_middle_begins_with_the_next_step() -> None:
