@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +11,7 @@ from eventbus import Event, Filter, Priority, handles
 from ._monitor import Monitor
 from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
+from ._schedulers import check_scheduler, step_first
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -76,8 +75,10 @@ class LRSchedule:
 
     Raises
     ------
+    TypeError
+        When the scheduler is made: it is none.
     ValueError
-        When the scheduler is made: it wants a metric and none was named, or the reverse.
+        Likewise: it wants a metric and none was named, or the reverse.
 
     Examples
     --------
@@ -159,8 +160,9 @@ class LRSchedule:
             return
         self._ahead = self._optimizers.ahead(optimizers or {})
         before = settings_of(optimizer)
-        self.scheduler = self.factory(optimizer)
-        _check_metric(self.scheduler, self.monitor)
+        scheduler = self.factory(optimizer)
+        check_scheduler(scheduler, self.monitor)
+        self.scheduler = scheduler
         if self._restored:
             self._go_on(optimizer, before)
         elif self.warmup_steps:
@@ -195,7 +197,7 @@ class LRSchedule:
         if self._has_stepped:
             self.scheduler.step(*values)
         else:
-            _step_first(self.scheduler, values)
+            step_first(self.scheduler, values)
         self._has_stepped = True
         self._tell(event)
 
@@ -265,14 +267,6 @@ class LRSchedule:
             self.monitor.seen = state.get("seen", False)
 
 
-def _step_first(scheduler: Any, values: tuple[float, ...]) -> None:
-    # torch warns, this once, where the optimizer has not stepped before. Here the signals keep the
-    # order, and an epoch may well be empty, or all of its batches skipped.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-        scheduler.step(*values)
-
-
 def _check(factory: Any, per: str, warmup_steps: Any) -> None:
     if not callable(factory):
         kind = type(factory).__name__
@@ -283,14 +277,3 @@ def _check(factory: Any, per: str, warmup_steps: Any) -> None:
         raise ValueError(f"LRSchedule: per is 'step' or 'epoch', got {per!r}")
     if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
         raise ValueError(f"LRSchedule: warmup_steps is at least 0, got {warmup_steps!r}")
-
-
-def _check_metric(scheduler: Any, monitor: Monitor | None) -> None:
-    kind = type(scheduler)
-    takes = [
-        name for name in inspect.signature(kind.step).parameters if name not in ("self", "epoch")
-    ]
-    if takes and monitor is None:
-        raise ValueError(f"{kind.__name__} is stepped with a metric: name it, metric='val_loss'")
-    if monitor is not None and not takes:
-        raise ValueError(f"{kind.__name__} takes no metric; got metric={monitor.metric!r}")

@@ -658,3 +658,18 @@ def test_scheduler_in_place_of_its_factory_is_refused() -> None:
         TypeError, match=r"what makes a scheduler, lambda optimizer: .*; got a StepLR"
     ):
         LRSchedule(halving(optimizer_of()))  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("made", [5, None, lr_scheduler.StepLR])
+def test_what_makes_no_scheduler_is_refused_in_one_line_when_the_run_starts(
+    made: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = EventBus()
+    bus.attach(LRSchedule(lambda optimizer: made))
+    run = Run(bus, optimizer=optimizer_of())
+    with (
+        pytest.raises(TypeError, match=rf"StepLR\(optimizer, 30\); what it made is {made!r}"),
+        run,
+    ):
+        next(iter(run.epochs(1)))
+    assert caplog.messages == []  # closing it finds no second failure
