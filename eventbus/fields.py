@@ -122,7 +122,11 @@ Loss: TypeAlias = Annotated[
 ]
 LearningRates: TypeAlias = Annotated[
     Mapping[str, float],
-    Field("the learning rate now, by parameter group", "weight change per gradient"),
+    Field(
+        "the learning rate now, by parameter group; of one of several optimizers with its name "
+        "ahead (`g.0`)",
+        "weight change per gradient",
+    ),
 ]
 Duration: TypeAlias = Annotated[
     float, Field("host time from the batch's start to its end; CUDA is asynchronous", "s")

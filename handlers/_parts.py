@@ -51,6 +51,20 @@ class Parts:
             )
         return {self.chosen: parts[self.chosen]}
 
+    def ahead(self, parts: Mapping[str, Any]) -> str:
+        """Return what a key begins with that is of the chosen one: its name and a dot.
+
+        Nothing where the run has no other, so that keys are those of any run of one model.
+
+        Examples
+        --------
+        >>> from eventbus.handlers._parts import Parts
+        >>> chosen = Parts("EMA", "model", "g")
+        >>> chosen.ahead({"g": 1, "d": 2}), chosen.ahead({"g": 1})
+        ('g.', '')
+        """
+        return f"{self.chosen}." if self.chosen is not None and len(parts) > 1 else ""
+
     def one(self, parts: Mapping[str, Any] | None) -> Any:
         """Return the one to work on; None, with one warning, where the run has none at all.
 

@@ -122,8 +122,8 @@ class ConsoleLog:
 
     @_counted("learning_rate_changed")
     def note_learning_rates(self, learning_rates: Mapping[str, float]) -> None:
-        """Keep the learning rates for the next line."""
-        self._learning_rates = learning_rates
+        """Keep the learning rates for the next line, beside those of other optimizers."""
+        self._learning_rates = {**self._learning_rates, **learning_rates}
 
     @_counted("batch_finished")
     def count(self, epoch: int, step: int, batch_size: int | None = None) -> None:

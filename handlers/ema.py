@@ -120,9 +120,9 @@ class EMA:
 
     # -- the average
 
-    def update(self, event: Event) -> None:
+    def update(self, models: Mapping[str, Any] | None = None) -> None:
         """Count the weights as they are now."""
-        model = self._model(event)
+        model = self._bare_one(models)  # asked for by name: not to be had in the background
         if model is None:
             return
         average = self._averaged_of(model)
@@ -131,7 +131,10 @@ class EMA:
         average.n_averaged += 1  # on the CPU: AveragedModel's own update would wait for the device
 
     def _model(self, event: Event) -> Module | None:
-        model = self._models.one(event.context.get("models"))
+        return self._bare_one(event.context.get("models"))
+
+    def _bare_one(self, models: Mapping[str, Any] | None) -> Module | None:
+        model = self._models.one(models)
         return None if model is None else bare(model)
 
     def _averaged_of(self, model: Module) -> AveragedModel:

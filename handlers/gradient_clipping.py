@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus import EventBus, Filter, Priority, handles
 
 from ._parts import Parts
 
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
 __all__ = ["GradientClipping"]
+
+logger = logging.getLogger("eventbus.handlers.gradient_clipping")
 
 
 class GradientClipping:
     """Clip the gradients by their norm, or by value, before the optimizer steps.
 
     ==================  =====================================================================
-    signals consumed    `backward_finished`
+    signals consumed    `backward_finished`; `batch_finished`, `run_started`, `run_finished`
     values produced     `metrics_measured` with `gradient_norm`: the norm over all gradients before
-                        clipping, a scalar tensor on its device, unread; only when clipping by norm.
-                        The gradients, in place
+                        clipping, a scalar tensor on its device, unread; only when clipping by norm
+                        (`g.gradient_norm` with `model="g"` where there are several). The
+                        gradients, in place
     cost                two passes over the gradients by norm, one by value; no synchronisation
     state               none
     band, errors        ALTER; raised
     ==================  =====================================================================
 
-    The loop has to emit `backward_finished`, with gradients that are unscaled.
+    The loop has to emit `backward_finished`, with gradients that are unscaled. Where it trained
+    steps and emitted none, a line at the end of the run says that nothing was clipped.
 
     Parameters
     ----------
@@ -39,8 +47,9 @@ class GradientClipping:
     norm_type
         Which p-norm; ``math.inf`` for the largest magnitude.
     model
-        Whose gradients, where the run has several models; unless given those of all, as one
-        vector.
+        Whose gradients, where the run has several models; its name is ahead of the norm's then:
+        `g.gradient_norm`. Unless given those of all, as one vector, in which a parameter that
+        models share counts once.
     when
         A filter on the steps.
 
@@ -73,6 +82,7 @@ class GradientClipping:
         _check(max_norm, max_value, norm_type)
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
         self._models = Parts("GradientClipping", "model", model)
+        self.start()
         marked = handles("backward_finished", when=when, priority=Priority.ALTER)(self.clip)
         self.clip = marked  # type: ignore[method-assign]  # marked with what was asked for
 
@@ -80,19 +90,47 @@ class GradientClipping:
         """Clip the gradients of a step; the norm is passed on without being read."""
         from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-        with_gradient = [
-            parameter
-            for model in self._models.all(models).values()
-            for parameter in model.parameters()
-            if parameter.grad is not None
-        ]
+        with_gradient = _with_gradient(self._models.all(models))
         if not with_gradient:
             return
         if self.max_value is not None:
             clip_grad_value_(with_gradient, self.max_value)
         if self.max_norm is not None:
             norm = clip_grad_norm_(with_gradient, self.max_norm, self.norm_type)
-            bus.emit("metrics_measured", metrics={"gradient_norm": norm})
+            bus.emit(
+                "metrics_measured", metrics={f"{self._models.ahead(models)}gradient_norm": norm}
+            )
+
+    # -- whether it could
+
+    @handles("run_started", priority=Priority.ALTER)
+    def start(self) -> None:
+        """Forget what an earlier run has emitted."""
+        self._has_heard_gradients = self._has_heard_step = False
+
+    @handles("backward_finished", priority=Priority.ALTER)
+    def hear_gradients(self) -> None:
+        """Note that gradients may be clipped, where the filter lets them."""
+        self._has_heard_gradients = True
+
+    @handles("batch_finished", priority=Priority.ALTER)
+    def hear_step(self) -> None:
+        """Note that a step was trained."""
+        self._has_heard_step = True
+
+    @handles("run_finished", priority=Priority.ALTER)
+    def finish(self) -> None:
+        """Warn where steps were trained, and nothing could be clipped."""
+        if self._has_heard_step and not self._has_heard_gradients:
+            logger.warning(
+                "GradientClipping could clip nothing: the loop emits no backward_finished"
+            )
+
+
+def _with_gradient(models: Mapping[str, Any]) -> list[Parameter]:
+    """Return the parameters that have a gradient; one that several models share counts once."""
+    each = (parameter for model in models.values() for parameter in model.parameters())
+    return [parameter for parameter in dict.fromkeys(each) if parameter.grad is not None]
 
 
 def _check(max_norm: float | None, max_value: float | None, norm_type: float) -> None:

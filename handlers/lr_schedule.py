@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from eventbus import Event, Filter, Priority, handles
 
 from ._monitor import Monitor
+from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
+from ._schedulers import check_scheduler, step_first
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -26,20 +26,24 @@ class LRSchedule:
     """Step a scheduler of `torch.optim.lr_scheduler`, per step or per epoch.
 
     ==================  =====================================================================
-    signals consumed    `batch_finished` (per step, or while warming up) or `epoch_finished`, or
-                        that of `on`; `run_started`, `epoch_started`, `run_finished`, `run_closed`
+    signals consumed    `batch_finished` (per step, while warming up, or with `metric`) or
+                        `epoch_finished`, or that of `on`; `run_started`, `epoch_started`,
+                        `run_finished`, `run_closed`
     values produced     `learning_rate_changed`: floats by parameter group (its "name", else its
-                        number from 0), weight change per gradient; the optimizer's rates
+                        number from 0; `head_2` where group 2 is a second "head"; `g.0` with
+                        `optimizer="g"` where there are several), weight change per gradient; the
+                        optimizer's rates
     cost                that of the scheduler, when it is stepped: some tens of µs. With `metric`,
                         reading it. No synchronisation, unless a learning rate is itself a tensor on
                         a device
-    state               the scheduler's, the rates, the steps of warm-up done; starts anew with a
-                        run that does not resume
+    state               the scheduler's, the rates, those told last, the steps of warm-up done,
+                        whether the metric came; starts anew with a run that does not resume
     band, errors        just before PERSIST, so that whoever logs the rate logs the one that the
                         step was taken with, and a checkpoint holds the next one; raised
     ==================  =====================================================================
 
     A rate that is told with step 100 is the one in force after step 100: step 101 is taken with it.
+    A resumed run tells none again that was told before its checkpoint.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ class LRSchedule:
         s / `warmup_steps` of the scheduler's first rate. The scheduler stands still meanwhile: step
         `warmup_steps` + k is taken with the rate that step k would have had without.
     optimizer
-        Which one, where the run has several.
+        Which one, where the run has several. Its rates are told with its name ahead: `g.0`.
     on
         A signal to step the scheduler on in place of the one that `per` says: "validation_done".
     when
@@ -71,8 +75,10 @@ class LRSchedule:
 
     Raises
     ------
+    TypeError
+        When the scheduler is made: it is none.
     ValueError
-        When the scheduler is made: it wants a metric and none was named, or the reverse.
+        Likewise: it wants a metric and none was named, or the reverse.
 
     Examples
     --------
@@ -108,6 +114,7 @@ class LRSchedule:
         self.factory, self.warmup_steps = factory, warmup_steps
         self.monitor = None if metric is None else Monitor("LRSchedule", metric)
         self._optimizers = Parts("LRSchedule", "optimizer", optimizer)
+        self._ahead = ""
         self._start_over()
         stepped = handles(on or _SIGNALS[per], when=when, priority=_PRIORITY)(self.advance)
         self.advance = stepped  # type: ignore[method-assign]  # marked with what was asked for
@@ -115,12 +122,16 @@ class LRSchedule:
             # After `advance`, for which the warm-up still goes on in its own last step.
             warmed = handles("batch_finished", priority=_PRIORITY - 1)(self.warm_up)
             self.warm_up = warmed  # type: ignore[method-assign]  # likewise
+        if metric is not None:
+            noted = handles("batch_finished", priority=_PRIORITY)(self.note_step)
+            self.note_step = noted  # type: ignore[method-assign]  # likewise
 
     def _start_over(self) -> None:
         self.scheduler: Any = None
         self.learning_rates: dict[str, float] = {}
         self._restored: dict[str, Any] = {}
         self._has_stepped = False
+        self._has_trained = False
         self._warmed = 0
         self._step = 0
         if self.monitor is not None:
@@ -129,44 +140,50 @@ class LRSchedule:
     # -- the run
 
     @handles("run_started", priority=Priority.ALTER)
-    def start(self, event: Event, resumed_from: str | None = None) -> None:
+    def start(
+        self,
+        event: Event,
+        resumed_from: str | None = None,
+        optimizers: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make the scheduler; forget that of an earlier run, unless this one resumes."""
         if resumed_from is None:
             self._start_over()
-        self.prepare(event)
+        self._has_trained = False
+        self.prepare(event, optimizers)
 
     @handles("epoch_started", priority=Priority.ALTER)
-    def prepare(self, event: Event) -> None:
+    def prepare(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Make the scheduler, where there is none yet, and set the first rates."""
-        optimizer = (
-            None if self.scheduler else self._optimizers.one(event.context.get("optimizers"))
-        )
+        optimizer = None if self.scheduler else self._optimizers.one(optimizers)
         if optimizer is None:
             return
-        before = _settings(optimizer)
-        self.scheduler = self.factory(optimizer)
-        _check_metric(self.scheduler, self.monitor)
+        self._ahead = self._optimizers.ahead(optimizers or {})
+        before = settings_of(optimizer)
+        scheduler = self.factory(optimizer)
+        check_scheduler(scheduler, self.monitor)
+        self.scheduler = scheduler
         if self._restored:
             self._go_on(optimizer, before)
         elif self.warmup_steps:
             self._warm_to(1)
-        self._tell(event)
+        if not self.learning_rates:  # else a resumed run goes on, and tells when they change
+            self._tell(event)
 
     def _go_on(self, optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
         """Undo what making a scheduler does to an optimizer, and give both their state."""
         state, self._restored = self._restored, {}
         for group, settings in zip(optimizer.param_groups, before, strict=True):
             for key, value in settings.items():
-                _set(group, key, value)
+                assign(group, key, value)
         # The optimizer has its rates back, unless nobody saved it.
-        for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
-            _set(group, "lr", rate)
+        restore_rates(optimizer, state["learning_rates"])
         self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
 
-    def advance(self, event: Event) -> None:
+    def advance(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Step the scheduler, unless the warm-up goes on."""
         if self.scheduler is None:
-            self.prepare(event)  # its first rate is for the next step
+            self.prepare(event, optimizers)  # its first rate is for the next step
         elif self._warmed >= self.warmup_steps:
             self._step_scheduler(event)
 
@@ -180,37 +197,44 @@ class LRSchedule:
         if self._has_stepped:
             self.scheduler.step(*values)
         else:
-            _step_first(self.scheduler, values)
+            step_first(self.scheduler, values)
         self._has_stepped = True
         self._tell(event)
 
-    def warm_up(self, event: Event) -> None:
+    def warm_up(self, event: Event, optimizers: Mapping[str, Any] | None = None) -> None:
         """Count a step of the warm-up, and set the rate of the next one."""
         if self.scheduler is None:
-            self.prepare(event)
+            self.prepare(event, optimizers)
         elif self._warmed < self.warmup_steps:
             self._warmed += 1
             self._warm_to(min(self._warmed + 1, self.warmup_steps))
             self._tell(event)
 
+    def note_step(self) -> None:
+        """Note that a step was trained which the metric could have come after."""
+        self._has_trained = self._warmed >= self.warmup_steps
+
     def _warm_to(self, step: int) -> None:
         fraction = step / self.warmup_steps
         groups = self.scheduler.optimizer.param_groups
         for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
-            _set(group, "lr", rate * fraction)
+            assign(group, "lr", rate * fraction)
 
     def _tell(self, event: Event) -> None:
         """Emit the rates, where they are not what was told last."""
         self._step = event.fields.get("step", self._step)
-        rates = _rates(self.scheduler.optimizer)
+        rates = rates_of(self.scheduler.optimizer, self._ahead)
         if rates != self.learning_rates:
             self.learning_rates = rates
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))
 
     @handles("run_finished", priority=_PRIORITY)
-    def finish(self) -> None:
-        """Warn where the metric never came."""
-        if self.monitor is not None and not self.monitor.seen and self.scheduler is not None:
+    def finish(self, reason: str) -> None:
+        """Warn where the metric never came, though it could have."""
+        if self.monitor is None or self.monitor.seen or self.scheduler is None:
+            return
+        # A run that was stopped may have had it still to come.
+        if self.monitor.keys or (self._has_trained and reason == "completed"):
             self.monitor.warn_never_seen("the learning rate was never changed by it")
 
     @handles("run_closed", priority=Priority.PERSIST - 1)
@@ -221,51 +245,26 @@ class LRSchedule:
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state and where the warm-up is."""
+        """Return the scheduler's state, the rates, and where the warm-up is."""
         if self.scheduler is None:
             return self._restored
         return {
             "scheduler": self.scheduler.state_dict(),
-            "learning_rates": list(_rates(self.scheduler.optimizer).values()),
+            "learning_rates": list(rates_of(self.scheduler.optimizer).values()),
+            "told": dict(self.learning_rates),
             "warmed": self._warmed,
             "step": self._step,
+            "seen": self.monitor is not None and self.monitor.seen,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; the scheduler is made when the run starts."""
         self._start_over()
         self._restored = dict(state)
+        self.learning_rates = dict(state.get("told", {}))
         self._warmed, self._step = state.get("warmed", 0), state.get("step", 0)
-
-
-def _step_first(scheduler: Any, values: tuple[float, ...]) -> None:
-    # torch warns, this once, where the optimizer has not stepped before. Here the signals keep the
-    # order, and an epoch may well be empty, or all of its batches skipped.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-        scheduler.step(*values)
-
-
-def _rates(optimizer: Optimizer) -> dict[str, float]:
-    return {
-        str(group.get("name", number)): float(group["lr"])
-        for number, group in enumerate(optimizer.param_groups)
-    }
-
-
-def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Copy all that a scheduler may change: rates, momenta."""
-    return [
-        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-
-
-def _set(group: dict[str, Any], key: str, value: Any) -> None:
-    if hasattr(group.get(key), "fill_"):  # a tensor, to which a captured graph may refer
-        group[key].fill_(value)
-    else:
-        group[key] = value
+        if self.monitor is not None:
+            self.monitor.seen = state.get("seen", False)
 
 
 def _check(factory: Any, per: str, warmup_steps: Any) -> None:
@@ -278,14 +277,3 @@ def _check(factory: Any, per: str, warmup_steps: Any) -> None:
         raise ValueError(f"LRSchedule: per is 'step' or 'epoch', got {per!r}")
     if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
         raise ValueError(f"LRSchedule: warmup_steps is at least 0, got {warmup_steps!r}")
-
-
-def _check_metric(scheduler: Any, monitor: Monitor | None) -> None:
-    kind = type(scheduler)
-    takes = [
-        name for name in inspect.signature(kind.step).parameters if name not in ("self", "epoch")
-    ]
-    if takes and monitor is None:
-        raise ValueError(f"{kind.__name__} is stepped with a metric: name it, metric='val_loss'")
-    if monitor is not None and not takes:
-        raise ValueError(f"{kind.__name__} takes no metric; got metric={monitor.metric!r}")

@@ -144,8 +144,17 @@ def _wanted_by(scheduler: Any, run: Run) -> tuple[float, ...]:
 def _check(scheduler: Any, validation_loader: Any, metrics: Any) -> None:
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"fit: metrics= takes a dict, by name; got {metrics!r}")
+    if scheduler is not None and not _is_scheduler(scheduler):
+        raise TypeError(
+            "fit: scheduler= takes a scheduler that is made already, StepLR(optimizer, 30); "
+            f"got {scheduler!r}"
+        )
     if isinstance(scheduler, ReduceLROnPlateau) and validation_loader is None:
         raise ValueError("ReduceLROnPlateau reads val_loss: give fit a validation_loader")
+
+
+def _is_scheduler(given: Any) -> bool:
+    return callable(getattr(given, "step", None)) and not isinstance(given, type)
 
 
 def _chosen(device: torch.device | str) -> torch.device:

@@ -200,6 +200,16 @@ def test_learning_rates_that_were_told_serve_where_there_is_no_optimizer(
     assert screen.lines[-1].endswith("lr 0.0003")
 
 
+def test_learning_rates_that_were_told_of_two_optimizers_are_both_shown(
+    bus: EventBus, screen: Screen
+) -> None:
+    loop = start(bus)
+    for rates in ({"g.0": 0.1}, {"d.0": 0.4}, {"g.0": 0.05}):
+        loop.emit("learning_rate_changed", step=1, learning_rates=rates)
+    loop.emit("epoch_finished", epoch=1, step=10)
+    assert screen.lines[-1].endswith("lr 0.05 0.4")
+
+
 def test_what_befalls_a_run_is_told(bus: EventBus, screen: Screen, clock: Clock) -> None:
     loop = start(bus)
     counts = {"epoch": 1, "step": 10}

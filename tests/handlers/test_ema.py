@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from eventbus import EventBus, RestoredState, State, every, from_
+from eventbus import EventBus, EventBusError, RestoredState, State, every, from_
 from eventbus.handlers import EMA, Checkpoint
 from eventbus.loops import Run
 
@@ -202,6 +202,12 @@ def test_run_without_a_model_is_warned_of_once(caplog: pytest.LogCaptureFixture)
     loop.end_validation()
     (record,) = caplog.records
     assert record.getMessage() == "EMA does nothing: the run has no model"
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_average_is_not_taken_in_the_background(validate: bool) -> None:
+    with pytest.raises(EventBusError, match="is in the background and asks for 'models'"):
+        EventBus().attach(EMA(validate=validate), background=True)
 
 
 # -- validation

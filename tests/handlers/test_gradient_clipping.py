@@ -29,11 +29,16 @@ def gradients(model: torch.nn.Module) -> list[list[float]]:
 
 def clip(handler: GradientClipping, step: int = 1, **context: Any) -> list[Any]:
     """Emit one backward pass; return the norms that were told."""
+    return [norm for told in measured(handler, step, **context) for norm in told.values()]
+
+
+def measured(handler: GradientClipping, step: int = 1, **context: Any) -> list[dict[str, Any]]:
+    """Emit one backward pass; return what was told, by key."""
     bus = EventBus()
     bus.attach(handler)
     with capture(bus) as recording:
         bus.bind(sender="train", **context).emit("backward_finished", epoch=1, step=step)
-    return [each["metrics"]["gradient_norm"] for each in recording.of("metrics_measured")]
+    return [dict(each["metrics"]) for each in recording.of("metrics_measured")]
 
 
 def test_norm_over_all_gradients_is_clipped() -> None:
@@ -79,11 +84,37 @@ def test_gradients_of_several_models_are_clipped_as_one_vector() -> None:
     assert gradients(models["d"]) == [pytest.approx([0.8])]
 
 
+def test_parameter_that_several_models_share_counts_once() -> None:
+    encoder = model_with_gradients([3.0, 4.0])
+    (norm,) = clip(
+        GradientClipping(1.0), models={"encoder": encoder, "all": torch.nn.Sequential(encoder)}
+    )
+    assert norm.item() == 5.0
+    assert gradients(encoder) == [pytest.approx([0.6, 0.8])]
+
+
 def test_one_of_several_models_may_be_chosen() -> None:
     models = {"g": model_with_gradients([3.0]), "d": model_with_gradients([4.0])}
     clip(GradientClipping(1.0, model="d"), models=models)
     assert gradients(models["g"]) == [[3.0]]
     assert gradients(models["d"]) == [pytest.approx([1.0])]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "key"),
+    [
+        ("gd", None, "gradient_norm"),
+        ("gd", "g", "g.gradient_norm"),
+        ("gd", "d", "d.gradient_norm"),
+        ("g", "g", "gradient_norm"),
+    ],
+)
+def test_norm_of_one_of_several_models_is_told_with_its_name_ahead(
+    names: str, chosen: str | None, key: str
+) -> None:
+    models = {name: model_with_gradients([3.0]) for name in names}
+    (told,) = measured(GradientClipping(1.0, model=chosen), models=models)
+    assert list(told) == [key]
 
 
 def test_model_that_is_not_there_is_named() -> None:
@@ -132,6 +163,65 @@ def test_training_by_run_takes_clipped_steps() -> None:
             optimizer.step()
             run.report(loss=loss)
     assert before - model.weight.item() == pytest.approx(0.5)
+
+
+# -- a loop that emits no backward_finished
+
+
+def train(handler: GradientClipping, *signals: str, runs: int = 1, **started: Any) -> None:
+    """Emit a run whose two steps are these signals."""
+    bus = EventBus(strict=True)
+    bus.attach(handler)
+    for _ in range(runs):
+        loop = bus.bind(sender="train", model=model_with_gradients([3.0]))
+        loop.emit("run_started", **started)
+        for step in (1, 2):
+            for signal in signals:
+                loop.emit(signal, epoch=1, step=step)
+        loop.emit("run_finished", reason="completed")
+        loop.emit("run_closed", outcome="completed")
+
+
+@pytest.mark.parametrize("arguments", [{"max_norm": 1.0}, {"max_value": 0.1}])
+def test_loop_that_gives_nothing_to_clip_is_warned_of_once(
+    arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(GradientClipping(**arguments), "batch_finished")
+    assert caplog.messages == [
+        "GradientClipping could clip nothing: the loop emits no backward_finished"
+    ]
+
+
+def test_each_run_that_gives_nothing_to_clip_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handler = GradientClipping(1.0)
+    train(handler, "backward_finished", "batch_finished")
+    assert caplog.messages == []
+    train(handler, "batch_finished", runs=2)
+    assert len(caplog.messages) == 2
+
+
+def test_filter_that_lets_nothing_be_clipped_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train(GradientClipping(1.0, when=every(100)), "backward_finished", "batch_finished")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("resumed_from", [None, "runs/one"])
+def test_run_without_a_step_is_not_warned_of(
+    resumed_from: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = GradientClipping(1.0)
+    train(handler, "batch_finished")
+    caplog.clear()
+    train(handler, resumed_from=resumed_from)
+    train(handler, "batch_skipped")
+    assert caplog.messages == []
+
+
+# -- arguments
 
 
 @pytest.mark.parametrize(

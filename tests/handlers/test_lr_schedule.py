@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from eventbus import EventBus, RestoredState, every
-from eventbus.handlers import Checkpoint, LRSchedule
+from eventbus import EventBus, EventBusError, RestoredState, every
+from eventbus.handlers import Checkpoint, CSVLog, LRSchedule
 from eventbus.loops import Run
 from eventbus.testing import capture
 
@@ -198,12 +198,70 @@ def test_metric_for_a_scheduler_that_takes_none_is_an_error() -> None:
         Loop(LRSchedule(halving, metric="val_loss")).start()
 
 
+def finished(loop: Loop, reason: str = "completed") -> None:
+    loop.emitter.emit("run_finished", reason=reason)
+    loop.emitter.emit("run_closed", outcome="completed")
+
+
 def test_metric_that_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop(LRSchedule(plateau, metric="val_los")).start()
     loop.epochs(1, val_loss=1.0)
-    loop.emitter.emit("run_finished", reason="completed")
+    finished(loop)
     (record,) = caplog.records
     assert "never saw its metric 'val_los'" in record.getMessage()
+    assert record.getMessage().endswith("keys seen: 'val_loss'")
+
+
+def test_metric_whose_signal_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss", on="validation_done")).start()
+    loop.epochs(1)
+    finished(loop)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("keys seen: none")
+
+
+@pytest.mark.parametrize("has_seen", [True, False])
+def test_metric_is_not_missed_by_a_resumed_run_with_nothing_left_to_train(
+    caplog: pytest.LogCaptureFixture, has_seen: bool
+) -> None:
+    first = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    first.epochs(1, val_loss=1.0)
+    state = schedule_state(first)
+    schedule = LRSchedule(plateau, metric="val_loss")
+    schedule.load_state_dict(state if has_seen else {**state, "seen": False})
+    finished(Loop(schedule).start("x"))
+    assert caplog.messages == []
+
+
+def test_metric_that_came_before_the_resume_is_not_missed_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    first.epochs(1, val_loss=1.0)
+    schedule = LRSchedule(plateau, metric="val_loss")
+    schedule.load_state_dict(schedule_state(first))
+    second = Loop(schedule).start("x")
+    second.epochs(1, loss=1.0)
+    finished(second)
+    assert caplog.messages == []
+
+
+def test_metric_is_not_missed_by_a_run_that_ends_in_the_warm_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss", warmup_steps=4)).start()
+    loop.epochs(1, steps=3, val_loss=1.0)
+    finished(loop)
+    assert caplog.messages == []
+
+
+def test_metric_is_not_missed_by_a_run_that_is_stopped_before_its_first_epoch_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(LRSchedule(plateau, metric="val_loss")).start()
+    loop.steps(1)
+    finished(loop, reason="SIGTERM")
+    assert caplog.messages == []
 
 
 # -- the warm-up
@@ -284,13 +342,115 @@ def test_rates_are_told_by_group_as_plain_floats() -> None:
     assert {type(rate) for rate in rates.values()} == {float}
 
 
-def test_resumed_run_tells_its_rates_with_the_step_it_goes_on_from() -> None:
+def groups_of(*names: str | None) -> torch.optim.SGD:
+    """An optimizer with a group for each name, whose rates are 0.1, 0.2 and so on."""
+    groups: list[dict[str, Any]] = []
+    for number, name in enumerate(names, start=1):
+        group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": number / 10}
+        groups.append(group if name is None else {**group, "name": name})
+    return torch.optim.SGD(groups)
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (["head", "head", "head"], ["head", "head_1", "head_2"]),
+        (["1", None], ["1", "1_1"]),
+        (["a_2", "a", "a"], ["a_2", "a", "a_2_2"]),
+    ],
+)
+def test_groups_of_the_same_name_are_told_apart(names: list[str | None], keys: list[str]) -> None:
+    loop = Loop(LRSchedule(halving), groups_of(*names))
+    ((_, rates),) = told(loop, loop.start)
+    assert list(rates.items()) == [(key, number / 10) for number, key in enumerate(keys, start=1)]
+
+
+@pytest.mark.parametrize("names", [["head", "head"], ["1", None]])
+def test_run_with_groups_of_the_same_name_is_resumed(names: list[str | None]) -> None:
+    first = Loop(LRSchedule(halving, per="step"), groups_of(*names)).start()
+    first.steps(1)
+    state = through_disk(first.emitter.emit("state_requested").state)
+    second = Loop(LRSchedule(halving, per="step"), groups_of(*names))
+    second.bus.emit("state_restored", state=RestoredState(state), path="x")
+    second.start("x").steps(1)
+    assert [group["lr"] for group in second.optimizer.param_groups] == [0.025, 0.05]
+
+
+def test_state_that_has_one_rate_for_groups_of_a_name_leaves_the_optimizer_its_rates() -> None:
+    first = Loop(LRSchedule(halving, per="step"), groups_of("head", "head")).start()
+    first.steps(1)
+    schedule = LRSchedule(halving, per="step")
+    schedule.load_state_dict(schedule_state(first) | {"learning_rates": [0.1]})
+    second = Loop(schedule, groups_of("head", "head"))
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.start("x").steps(1)
+    assert [group["lr"] for group in second.optimizer.param_groups] == [0.025, 0.05]
+
+
+def test_state_of_an_optimizer_with_other_groups_is_an_error_that_says_so() -> None:
+    schedule = LRSchedule(halving)
+    schedule.load_state_dict(schedule_state(Loop(LRSchedule(halving), groups_of("a")).start()))
+    with pytest.raises(ValueError, match="of 1 parameter groups were saved; the optimizer has 2"):
+        Loop(schedule, groups_of("a", "b")).start("x")
+
+
+def schedule_state(loop: Loop) -> dict[str, Any]:
+    state: dict[str, Any] = through_disk(loop.emitter.emit("state_requested").state["LRSchedule"])
+    return state
+
+
+def resumed_with(state: dict[str, Any], **arguments: Any) -> Loop:
+    """Return a loop whose run is about to resume."""
+    schedule = LRSchedule(halving, **arguments)
+    schedule.load_state_dict(state)
+    return Loop(schedule)
+
+
+def test_resumed_run_tells_no_rate_again() -> None:
+    first = Loop(LRSchedule(halving, per="step", warmup_steps=1)).start()
+    first.steps(3)
+    second = resumed_with(schedule_state(first), per="step", warmup_steps=1)
+    second.step = 3
+    assert told(second, lambda: second.start("x").steps(1)) == [(4, {"0": 0.1})]
+
+
+def test_rate_that_somebody_else_set_is_told_no_earlier_for_a_resume() -> None:
+    first = Loop(LRSchedule(halving)).start()
+    first.optimizer.param_groups[0]["lr"] = 0.6
+    second = resumed_with(schedule_state(first))
+    assert told(second, lambda: second.start("x").epochs(1)) == [(2, {"0": 0.3})]
+
+
+def test_resume_from_a_state_without_what_was_told_tells_the_rate_with_the_step_it_is_from() -> (
+    None
+):
     first = Loop(LRSchedule(halving, per="step")).start()
     first.steps(2)
-    state = first.emitter.emit("state_requested").state
-    second = Loop(LRSchedule(halving, per="step"))
-    second.bus.emit("state_restored", state=RestoredState(state), path="x")
+    state = schedule_state(first)
+    del state["told"]
+    second = resumed_with(state, per="step")
     assert told(second, lambda: second.start("x")) == [(2, {"0": 0.2})]
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 6])
+def test_file_of_a_resumed_run_is_that_of_one_that_was_never_cut(tmp_path: Path, cut: int) -> None:
+    def train(folder: str, fail_in: int | None = None) -> str:
+        bus, optimizer = EventBus(strict=True), optimizer_of()
+        bus.attach(LRSchedule(halving, per="step", warmup_steps=3))
+        bus.attach(CSVLog(tmp_path / folder / "rates.csv", on="learning_rate_changed"))
+        directory = tmp_path / folder / "checkpoints"
+        bus.attach(Checkpoint(directory, on="batch_finished", resume="auto", best=None))
+        with Run(bus, optimizer=optimizer) as run:
+            for step in run.steps(7):
+                optimizer.step()
+                run.report(loss=1.0)
+                if step == fail_in:
+                    raise KeyboardInterrupt
+        return (tmp_path / folder / "rates.csv").read_text()
+
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", fail_in=cut)
+    assert train("cut") == train("whole")
 
 
 def test_loggers_see_the_rate_that_the_step_was_taken_with() -> None:
@@ -325,6 +485,22 @@ def test_one_of_several_optimizers_may_be_chosen() -> None:
     assert (both["g"].param_groups[0]["lr"], both["d"].param_groups[0]["lr"]) == (0.8, 0.4)
 
 
+def test_rates_of_one_of_several_optimizers_are_told_with_its_name_ahead() -> None:
+    both = {"g": groups_of(None, "head"), "d": groups_of(None, "head")}
+    loop = Loop(LRSchedule(halving, optimizer="g"), both["g"], optimizers=both)
+    loop.bus.attach(LRSchedule(halving, optimizer="d"), name="for d")
+    assert [rates for _, rates in told(loop, loop.start)] == [
+        {"g.0": 0.1, "g.head": 0.2},
+        {"d.0": 0.1, "d.head": 0.2},
+    ]
+
+
+def test_rates_of_the_only_optimizer_are_told_without_its_name() -> None:
+    optimizer = optimizer_of()
+    loop = Loop(LRSchedule(halving, optimizer="g"), optimizer, optimizers={"g": optimizer})
+    assert told(loop, loop.start) == [(0, {"0": 0.8})]
+
+
 def test_several_optimizers_without_a_choice_are_an_error() -> None:
     both = {"g": optimizer_of(), "d": optimizer_of()}
     with pytest.raises(
@@ -338,6 +514,11 @@ def test_run_without_an_optimizer_is_warned_of_once(caplog: pytest.LogCaptureFix
     loop.epochs(3)
     (record,) = caplog.records
     assert record.getMessage() == "LRSchedule does nothing: the run has no optimizer"
+
+
+def test_schedule_is_not_stepped_in_the_background() -> None:
+    with pytest.raises(EventBusError, match="is in the background and asks for 'optimizers'"):
+        EventBus().attach(LRSchedule(halving), background=True)
 
 
 def test_schedule_attached_in_the_middle_begins_with_the_next_step() -> None:
@@ -477,3 +658,18 @@ def test_scheduler_in_place_of_its_factory_is_refused() -> None:
         TypeError, match=r"what makes a scheduler, lambda optimizer: .*; got a StepLR"
     ):
         LRSchedule(halving(optimizer_of()))  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("made", [5, None, lr_scheduler.StepLR])
+def test_what_makes_no_scheduler_is_refused_in_one_line_when_the_run_starts(
+    made: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = EventBus()
+    bus.attach(LRSchedule(lambda optimizer: made))
+    run = Run(bus, optimizer=optimizer_of())
+    with (
+        pytest.raises(TypeError, match=rf"StepLR\(optimizer, 30\); what it made is {made!r}"),
+        run,
+    ):
+        next(iter(run.epochs(1)))
+    assert caplog.messages == []  # closing it finds no second failure

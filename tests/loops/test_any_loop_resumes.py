@@ -77,13 +77,13 @@ def after_run_started(events: Events) -> list[str]:
 
 
 def after_epoch(epoch: int, events: Events) -> list[str]:
+    """Return what came after an epoch, and after the learning rate that its end has changed."""
     return _after(
-        events, lambda name, fields: name == "epoch_finished" and fields["epoch"] == epoch
+        events,
+        lambda name, fields: name == "learning_rate_changed" and fields.get("epoch") == epoch,
     )
 
 
 def _after(events: Events, is_begin: Callable[[str, Mapping[str, Any]], bool]) -> list[str]:
     begin = next(place for place, event in enumerate(events) if is_begin(*event))
-    # A schedule tells its learning rate at the begin of each run.
-    told = [event for event in events[begin + 1 :] if event[0] != "learning_rate_changed"]
-    return lines(told, {})
+    return lines(events[begin + 1 :], {})

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from eventbus import EventBus, SkipBatch, Stop, StopEpoch
 from eventbus.loops import fit
 from eventbus.loops._nested import moved
+from eventbus.testing import capture
 
 from .transcripts import Transcript, answer_on
 
@@ -161,6 +162,16 @@ def test_fit_gives_a_plateau_the_loss_of_the_validation(bus: EventBus) -> None:
     assert scheduler.best == run.metrics["val_loss"]
     with pytest.raises(ValueError, match="validation_loader"):
         fit(bus, **parts.arguments(scheduler=scheduler, validation_loader=None))
+
+
+@pytest.mark.parametrize("wrong", [5, lambda optimizer: optimizer, torch.optim.lr_scheduler.StepLR])
+def test_what_is_no_scheduler_is_refused_before_the_training(bus: EventBus, wrong: Any) -> None:
+    with (
+        capture(bus) as recording,
+        pytest.raises(TypeError, match=r"fit: scheduler= takes .*StepLR\(optimizer, 30\); got "),
+    ):
+        fit(bus, **setup().arguments(scheduler=wrong))
+    assert recording.names == []
 
 
 class CountedMetric:
