@@ -180,7 +180,7 @@ def learning_rate_changed(
 ) -> None:
     """A learning rate differs from what was told last. Once per change, the first one included.
 
-    Told by who changes it: `LRSchedule`, `fit`, or a loop that steps a scheduler itself.
+    Told by who changes it: `LRSchedule`, or a loop that emits this where it steps a scheduler.
     """
 
 
