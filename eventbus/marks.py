@@ -40,7 +40,8 @@ def handles(
     """Mark a function or a method for `bus.attach`; nothing is subscribed yet.
 
     Marks may be stacked. On a bound method it returns a marked callable to keep on the instance,
-    for signals and filters that are chosen when a handler is made.
+    for signals and filters that are chosen when a handler is made; it goes along where the
+    instance is pickled or deep-copied.
 
     Examples
     --------
@@ -64,16 +65,42 @@ def handles(
     mark = Mark(names, when, priority, sender, name, on_error, background)
 
     def put(target: F) -> F:
-        marked: Any = target
-        stacked = getattr(target, _ATTRIBUTE, ())
-        if isinstance(target, MethodType):
-            marked = functools.partial(target)  # a bound method takes no attributes
-            functools.update_wrapper(marked, target)
-            stacked = ()  # the instance's mark is in place of the class's
-        setattr(marked, _ATTRIBUTE, (mark, *stacked))
-        return marked  # type: ignore[no-any-return]  # stands in for the method, same signature
+        # on a bound method the instance's mark is in place of the class's
+        stacked = () if isinstance(target, MethodType) else getattr(target, _ATTRIBUTE, ())
+        return _marked(target, (mark, *stacked))  # type: ignore[no-any-return]  # same signature
 
     return put
+
+
+class MarkedCall(functools.partial[Any]):
+    """Stands in for a bound method or a partial, with marks of its own.
+
+    A bound method takes no attributes. A partial does, but multiprocessing pickles it without them,
+    so that a handler handed to a process would do nothing there. A subclass says itself how it is
+    pickled: as what it stands in for, and its marks.
+    """
+
+    __wrapped__: Callable[..., Any]
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """What it stands in for, and what the bus calls: that costs less than a call of this."""
+        return self.__wrapped__
+
+    @property
+    def __self__(self) -> Any:
+        return getattr(self.target, "__self__", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _marked, (self.target, getattr(self, _ATTRIBUTE))
+
+
+def _marked(target: Any, marks: tuple[Mark, ...]) -> Any:
+    marked = target
+    if isinstance(target, MethodType) or type(target) is functools.partial:
+        marked = functools.update_wrapper(MarkedCall(target), target)
+    setattr(marked, _ATTRIBUTE, marks)
+    return marked
 
 
 def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
