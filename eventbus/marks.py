@@ -9,6 +9,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from eventbus.declaration import Declaration
+from eventbus.errors import AttachError
 
 __all__ = ["Mark", "find_marks", "handles"]
 
@@ -41,7 +42,7 @@ def handles(
 
     Marks may be stacked. On a bound method it returns a marked callable to keep on the instance,
     for signals and filters that are chosen when a handler is made; it goes along where the
-    instance is pickled or deep-copied.
+    instance is pickled or deep-copied. A shallow copy shares it, and cannot be attached.
 
     Examples
     --------
@@ -109,6 +110,11 @@ def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     A function and a bound method have their own; a module those of the functions defined there; an
     object those of its class's methods, in the order in which they are written, and of its own
     attributes, which win.
+
+    Raises
+    ------
+    AttachError
+        The object is a shallow copy of a handler.
     """
     if isinstance(thing, FunctionType | MethodType | functools.partial):
         yield from _marks_of(getattr(thing, "__name__", "partial"), thing)
@@ -119,7 +125,23 @@ def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     else:
         for name, marks in _marked_attributes(thing).items():
             handler = getattr(thing, name)
+            _refuse_shallow_copy(thing, name, handler)
             yield from ((name, handler, mark) for mark in marks)
+
+
+def _refuse_shallow_copy(thing: Any, name: str, handler: Any) -> None:
+    # It shares the marked methods, which work on the object that was copied, wherever they are
+    # called from; and with them all that the two have inside. Nothing here could part them again.
+    owner = handler.__self__ if isinstance(handler, MarkedCall) else thing
+    if owner is thing or type(owner) is not type(thing):
+        return
+    if vars(owner).get(name) is handler:
+        kind = type(thing).__name__
+        raise AttachError(
+            f"this {kind} is a shallow copy: its {name!r} works on the one that was copied; "
+            f"attach copy.deepcopy(...) of that one, or another {kind}(...)",
+            handler=kind,
+        )
 
 
 def _marks_of(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:

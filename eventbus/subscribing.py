@@ -156,7 +156,8 @@ class HandlersSide:
         Raises
         ------
         AttachError
-            Attached already, nothing to attach, or the state of another has that name.
+            Attached already, nothing to attach, the state of another has that name, or a shallow
+            copy, whose marked methods work on the object that was copied.
 
         Examples
         --------

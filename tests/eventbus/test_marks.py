@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, handles
+from eventbus import AttachError, Emitter, EventBus, handles
 
 from .recorders import Counter, run_epochs
 
@@ -218,3 +218,19 @@ def test_a_marked_method_looks_like_the_method() -> None:
     marked: Any = chosen.note
     assert (marked.__name__, marked.__self__) == ("note", chosen)
     assert list(inspect.signature(marked).parameters) == ["epoch"]
+
+
+def test_a_shallow_copy_is_refused_as_it_would_act_on_the_original(bus: EventBus) -> None:
+    with pytest.raises(AttachError, match="shallow copy: its 'note' works on the one that was"):
+        bus.attach(copy.copy(Chosen("epoch_finished")))
+
+
+def test_a_marked_method_of_another_object_may_be_kept(bus: EventBus, loop: Emitter) -> None:
+    class Group:
+        def __init__(self, one: Chosen) -> None:
+            self.note = one.note
+
+    one = Chosen("epoch_finished")
+    bus.attach(Group(one))
+    run_epochs(loop, 1)
+    assert one.calls == [1]
