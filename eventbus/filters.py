@@ -2,7 +2,8 @@
 
 Filters combine with `&`, `|` and `~`, with each other and with any callable that names fields (see
 `due`). Those on counts read the signal's clock and keep no state; on a signal without a clock they
-read the number of its emissions since the subscription.
+read the number of its emissions since the subscription. All of them pickle; a callable as far as it
+does itself.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ __all__ = ["Filter", "at", "at_most_every", "every", "from_", "on_rank", "until"
 
 
 class OnCount(Filter):
-    """A test of the clock alone.
+    """A test of the clock alone; pickled as how it was written, and made again from that.
 
     Parameters
     ----------
-    text
-        How it was written.
+    made_by, numbers
+        How it was written: the function, and what it was given.
     test
         The test itself.
     source
@@ -35,12 +36,13 @@ class OnCount(Filter):
 
     def __init__(
         self,
-        text: str,
+        made_by: Callable[..., Filter],
+        numbers: tuple[int, ...],
         test: Callable[[int], bool],
         source: str,
         bound: Callable[[int], float],
     ) -> None:
-        self.text = text
+        self.made_by, self.numbers = made_by, numbers
         self.test = test
         self.source = source
         self.bound = bound
@@ -55,8 +57,11 @@ class OnCount(Filter):
     def next_due(self, clock: int) -> float:
         return self.bound(clock)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.made_by, self.numbers
+
     def __repr__(self) -> str:
-        return self.text
+        return f"{self.made_by.__name__}({', '.join(map(str, self.numbers))})"
 
 
 class AtMostEvery(Filter):
@@ -107,7 +112,8 @@ def every(n: int) -> Filter:
     """
     _check_count("every", n, least=1)
     return OnCount(
-        f"every({n})",
+        every,
+        (n,),
         lambda clock: clock > 0 and clock % n == 0,
         f"({{c}} > 0 and not {{c}} % {n})",
         lambda clock: max(n, clock - clock % n + n),
@@ -129,7 +135,8 @@ def at(*numbers: int) -> Filter:
         _check_count("at", number)
     wanted, text = frozenset(numbers), ", ".join(map(str, numbers))
     return OnCount(
-        f"at({text})",
+        at,
+        numbers,
         lambda clock: clock in wanted,
         f"({{c}} in {{{{{text}}}}})",
         lambda clock: min((number for number in wanted if number > clock), default=math.inf),
@@ -147,7 +154,8 @@ def from_(n: int) -> Filter:
     """
     _check_count("from_", n)
     return OnCount(
-        f"from_({n})",
+        from_,
+        (n,),
         lambda clock: clock >= n,
         f"({{c}} >= {n})",
         lambda clock: max(n, clock + 1),
@@ -165,7 +173,8 @@ def until(n: int) -> Filter:
     """
     _check_count("until", n)
     return OnCount(
-        f"until({n})",
+        until,
+        (n,),
         lambda clock: clock <= n,
         f"({{c}} <= {n})",
         lambda clock: clock + 1 if clock < n else math.inf,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -275,3 +277,33 @@ def test_filters_show_themselves() -> None:
     assert repr(every(3)) == "every(3)"
     assert repr(at(1, 5)) == "at(1, 5)"
     assert repr(from_(2) & ~until(7)) == "from_(2) & ~until(7)"
+
+
+def _is_odd(step: int) -> bool:
+    return step % 2 == 1
+
+
+@pytest.mark.parametrize("travel", [lambda when: pickle.loads(pickle.dumps(when)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "when",
+    [
+        every(3),
+        at(2, 5, 99),
+        from_(7),
+        until(3),
+        ~every(2) & from_(4) | at(2),
+        every(3) & _is_odd,
+        on_rank(0) & every(4),
+        at_most_every(3600.0),
+    ],
+    ids=repr,
+)
+def test_a_filter_that_travelled_is_due_as_before(when: Any, travel: Any) -> None:
+    arrived = travel(when)
+    assert repr(arrived) == repr(when)
+    assert due_steps(arrived, list(range(10))) == due_steps(when, list(range(10)))
+
+
+def test_a_filter_cannot_be_pickled_with_a_predicate_that_cannot() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(every(2) & (lambda step: step > 5))
