@@ -45,6 +45,8 @@ class Run:
       micro-batches, lets that step be taken whole: a run that is resumed after it ends as one that
       was never stopped.
     * With several ranks both wait until all have agreed on them, which may be a step later.
+    * In another process, such as a DataLoader's worker, it is inert like the bus: `emit` calls
+      nobody and gives no answers, `report` keeps nothing, whichever way the process was started.
 
     Parameters
     ----------
@@ -321,11 +323,20 @@ class Run:
         return self._span.spans
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Run, (self.bus,)  # in another process the bus is inert, and no run is open there
+        return _elsewhere, (self.bus, self._name, self._span is not None)
 
     def __repr__(self) -> str:
         where = f"epoch {self.epoch}, step {self.step}"
         return f"<Run {self.name!r}: {where}, {self.outcome or 'not over'}>"
+
+
+def _elsewhere(bus: EventBus, name: str | None, is_open: bool) -> Run:
+    """Return what a Run unpickles to: its bus is inert there, and so is what is open on it."""
+    run = Run(bus, name=name, ranks="alone")
+    if is_open:
+        run._span = RunSpan(bus, name, {}, run._counts)
+        run._span.silence()
+    return run
 
 
 def _checked_count(what: str, count: int, least: int = 0) -> int:
