@@ -12,7 +12,7 @@ from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.log import log
-from eventbus.naming import check_own_name, is_same, label_of, name_of
+from eventbus.naming import check_own_name, is_of, label_of, name_of
 from eventbus.subscription import OnError, Options
 
 if TYPE_CHECKING:
@@ -183,7 +183,12 @@ class HandlersSide:
         return self.registry.attach(thing, name, overrides)
 
     def detach(self, thing: Any) -> None:
-        """End every subscription of a function or an object.
+        """End every subscription of a function or an object, those of its bound methods too.
+
+        Raises
+        ------
+        AttachError
+            It has none.
 
         Examples
         --------
@@ -194,11 +199,9 @@ class HandlersSide:
         >>> bus.detach(report)
         >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
         """
-        attachments = [
-            a for a in self.registry.attachments if is_same(a.thing, thing) or a is thing
-        ]
+        attachments = [a for a in self.registry.attachments if is_of(a.thing, thing) or a is thing]
         subscriptions = [
-            s for s in self.registry.subscriptions if is_same(s.handler, thing) or s is thing
+            s for s in self.registry.subscriptions if is_of(s.handler, thing) or s is thing
         ]
         if not attachments and not subscriptions:
             raise AttachError(f"{thing!r} is not attached to this bus")

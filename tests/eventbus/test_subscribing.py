@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, every
+from eventbus import AttachError, Emitter, EventBus, every
 
-from .recorders import MISTAKE, Recorder, StepCollector, assert_says
+from .recorders import MISTAKE, Counter, Recorder, StepCollector, assert_says, run_epochs
 
 
 def test_on_returns_the_function_unchanged(bus: EventBus) -> None:
@@ -157,6 +157,37 @@ def test_detach_of_one_bound_method_leaves_its_sibling(bus: EventBus, loop: Emit
     bus.detach(pair.left)
     loop.emit("run_started")
     assert pair.calls == ["right"]
+
+
+def test_detach_of_an_object_ends_its_bound_methods(bus: EventBus, loop: Emitter) -> None:
+    counter, other = Counter(), Counter()
+    bus.attach(counter)
+    bus.on("epoch_started")(counter.end)
+    bus.on("epoch_started")(partial(counter.end))
+    bus.on("epoch_started")(other.end)
+    bus.detach(counter)
+    run_epochs(loop, 1)
+    assert (counter.calls, other.calls) == ([], ["end 1"])
+
+
+def test_detach_of_an_object_ends_a_method_that_was_attached_alone(
+    bus: EventBus, loop: Emitter
+) -> None:
+    counter = Counter()
+    bus.attach(counter.begin)
+    bus.detach(counter)
+    run_epochs(loop, 1)
+    assert counter.calls == []
+    bus.attach(counter.begin)  # it may come back
+
+
+def test_detach_of_nothing_ends_nothing(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.on("epoch_started")(counter.begin)
+    with pytest.raises(AttachError, match="None is not attached"):
+        bus.detach(None)
+    run_epochs(loop, 1)
+    assert counter.calls == ["begin 1"]
 
 
 def test_detach_of_one_handler_leaves_another_that_is_equal(bus: EventBus, loop: Emitter) -> None:
