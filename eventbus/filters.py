@@ -93,6 +93,9 @@ class OnRank(Filter):
     def bind(self, site: Site) -> Due:
         return lambda event: current_rank() in self.ranks
 
+    def guard(self) -> Filter | None:
+        return self
+
     def __repr__(self) -> str:
         return f"on_rank({', '.join(map(str, self.ranks))})"
 

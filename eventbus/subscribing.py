@@ -149,7 +149,9 @@ class HandlersSide:
         """Subscribe every mark that an object, a module or a function has; see `handles`.
 
         The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
-        still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
+        still opens, resumes and closes. It also leaves what a mark says of ranks: one that writes a
+        file on rank 0 does so whatever the filter, unless that names ranks, as in
+        `when=every(10) & on_rank(1)`. What has `state_dict` and `load_state_dict` takes part in
         checkpoints under its name: the class's, unless `name` is given. Where the class was
         defined again, as when a notebook's cell is run again, the objects of the old one are
         detached, and a line says so; the new object keeps its own state.
