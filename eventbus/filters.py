@@ -12,9 +12,13 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus.due import Due, Filter, Site
+from eventbus.errors import FieldError
+
+if TYPE_CHECKING:
+    from eventbus.event import Event
 
 __all__ = ["Filter", "at", "at_most_every", "every", "from_", "on_rank", "until"]
 
@@ -49,7 +53,15 @@ class OnCount(Filter):
 
     def bind(self, site: Site) -> Due:
         test, clock = self.test, site.clock()
-        return lambda event: test(clock(event))
+
+        def due(event: Event) -> bool:
+            now = clock(event)
+            try:
+                return test(now)
+            except TypeError:
+                raise _no_count(self, event, now) from None
+
+        return due
 
     def expression(self, clock: str) -> str | None:
         return self.source.format(c=clock)
@@ -140,7 +152,7 @@ def at(*numbers: int) -> Filter:
     return OnCount(
         at,
         numbers,
-        lambda clock: clock in wanted,
+        lambda clock: +clock in wanted,  # what is no number is refused, as by the others
         f"({{c}} in {{{{{text}}}}})",
         lambda clock: min((number for number in wanted if number > clock), default=math.inf),
     )
@@ -222,6 +234,18 @@ def current_rank() -> int:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     return int(os.environ.get("RANK", "0"))
+
+
+def _no_count(when: Filter, event: Event, now: Any) -> FieldError:
+    declaration = event.signal.declaration
+    assert declaration is not None, "without one, it is the emissions that are counted"
+    clock = declaration.clock
+    return FieldError(
+        f"the filter {when!r} counts by {clock!r}, a whole number; {event.sender or 'the loop'!r} "
+        f"sent {clock}={now!r} with signal {event.name!r}",
+        signal=event.name,
+        field=clock,
+    )
 
 
 def _check_count(name: str, number: Any, least: int = 0) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import EventBus, at, at_most_every, every, from_, on_rank, until
+from eventbus import EventBus, FieldError, at, at_most_every, every, from_, on_rank, until
 
 from .recorders import MISTAKE, StepCollector, assert_says
 
@@ -198,6 +198,21 @@ def test_a_count_that_is_not_a_whole_number_is_refused(make: Any, wrong: object)
 def test_a_filter_that_could_never_be_due_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         call()
+
+
+@pytest.mark.parametrize("when", [every(2), at(2), from_(2), until(2), every(2) & from_(1)])
+@pytest.mark.parametrize("clock", [None, "4"])
+def test_a_clock_that_is_no_number_is_told(bus: EventBus, when: Any, clock: object) -> None:
+    steps = StepCollector()
+    bus.on("batch_finished", when=when)(steps)
+    loop = bus.bind(sender="train")
+    for step in (1, 2, 3):
+        loop.emit("batch_finished", epoch=1, step=step)
+    with pytest.raises(FieldError) as caught:
+        loop.emit("batch_finished", epoch=1, step=clock)
+    told = str(caught.value)
+    assert f"counts by 'step', a whole number; 'train' sent step={clock!r}" in told
+    assert caught.value.field == "step"
 
 
 def test_the_python_words_for_and_or_not_are_no_filters() -> None:
