@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eventbus.arguments import called_as
 from eventbus.attachment import Attachment
 from eventbus.background import Background
 from eventbus.declaration import Declaration
@@ -28,6 +29,7 @@ class HandlersSide:
 
     registry: Registry
 
+    @called_as("bus.on")
     def on(
         self,
         *signals: str | Declaration[...],
@@ -79,6 +81,7 @@ class HandlersSide:
         options = Options.checked(when, priority, sender, on_error, background)
         return self._decorator(signals, name, options)
 
+    @called_as("bus.once")
     def once(
         self,
         *signals: str | Declaration[...],
@@ -135,6 +138,7 @@ class HandlersSide:
             note = ", and its state is not carried over" if had_state else ""
             log().warning("handler %r was defined again: the new one replaces it%s", name, note)
 
+    @called_as("bus.attach")
     def attach(
         self,
         thing: Any,
@@ -185,6 +189,7 @@ class HandlersSide:
         self._replace(thing)
         return self.registry.attach(thing, name, overrides)
 
+    @called_as("bus.detach")
     def detach(self, thing: Any) -> None:
         """End every subscription of a function or an object, those of its bound methods too.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -334,3 +335,27 @@ def test_the_name_of_a_subscription_is_a_non_empty_string(bus: EventBus, name: A
             subscribe("epoch_finished", name=name)
     with pytest.raises(TypeError, match="name= is a non-empty string"):
         bus.attach(lambda: None, name=name)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda bus: bus.on("run_started", nme="x"), "bus.on takes no 'nme'; did you mean 'name'?"),
+        (
+            lambda bus: bus.once("run_started", wen=1),
+            "bus.once takes no 'wen'; did you mean 'when'?",
+        ),
+        (
+            lambda bus: bus.attach(bus, every=5),
+            "bus.attach takes no 'every' (it takes: thing, when",
+        ),
+        (lambda bus: bus.attach(), "bus.attach needs 'thing': bus.attach(thing=...)"),
+        (lambda bus: bus.detach(), "bus.detach needs 'thing': bus.detach(thing=...)"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_the_words_of_the_call(
+    bus: Any, call: Callable[[Any], object], told: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(bus)
+    assert str(caught.value).startswith(told)
