@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
+from eventbus.arguments import called_as
 from eventbus.errors import AttachError
 from eventbus.frozen import Frozen
 
@@ -30,6 +31,7 @@ class Request(Answer):
     reason: str
     by: str
 
+    @called_as()
     def __init__(self, reason: str, *, by: str = "") -> None:
         if not isinstance(reason, str) or not reason:
             kind = type(self).__name__
@@ -68,6 +70,7 @@ class Stop(Request):
     __match_args__ = ("reason", "exit_code")
     exit_code: int | None
 
+    @called_as()
     def __init__(self, reason: str, exit_code: int | None = None, *, by: str = "") -> None:
         super().__init__(reason, by=by)
         is_code = isinstance(exit_code, int) and not isinstance(exit_code, bool)
@@ -130,6 +133,8 @@ class State(Answer):
     exact: bool = True
 
     def __init__(self, key: str, value: Any, *, exact: bool = True) -> None:
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"State takes a key, a non-empty string; got {key!r}")
         self._set(key=key, value=value)
         if not exact:
             self._set(exact=False)

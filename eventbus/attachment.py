@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eventbus.due import in_place_of
 from eventbus.errors import AttachError
 from eventbus.handle import Handle
 from eventbus.marks import Mark, find_marks
@@ -153,10 +154,11 @@ def _subscribe(
     mark, name = planned.mark, attachment.name
     chosen = {
         key: overrides[key] if overrides.get(key) is not None else getattr(mark, key)
-        for key in ("when", "priority", "sender", "on_error", "background")
+        for key in ("priority", "sender", "on_error", "background")
     }
-    if not filtered:
-        chosen["when"] = mark.when
+    when = overrides.get("when")
+    keeps = when is None or not filtered
+    chosen["when"] = mark.when if keeps else in_place_of(mark.when, when)
     label = mark.name or planned.label
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
     return bus.registry.subscribe(

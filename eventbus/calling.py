@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, HandlerError, did_you_mean, nearest
+from eventbus.marks import MarkedCall
 from eventbus.wire import is_async
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
         for p in parameters
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     )
-    return Wants(target, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
+    called = target.target if isinstance(target, MarkedCall) else target
+    return Wants(called, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def _is_of_kind(kind: Callable[[Any], bool], target: Any) -> bool:

@@ -157,6 +157,8 @@ def signal(
     def declare(stub: Callable[P, None]) -> Declaration[P]:
         if not isinstance(stub, FunctionType):
             raise TypeError(f"a signal is declared by a stub, a function; got {stub!r}")
+        if not stub.__name__.isidentifier():
+            raise TypeError("a signal is named by its stub: write `def name(*, ...)`; got a lambda")
         return Declaration(stub.__name__, stub, clock, value)
 
     return declare

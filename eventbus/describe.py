@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventbus.names import covers
+
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event_signal import EventSignal
@@ -11,9 +13,13 @@ if TYPE_CHECKING:
 
 
 def describe(bus: EventBus, *, never_ran: bool) -> str:
-    """Return each signal that somebody hears, with its handlers in the order they run."""
+    """Return each signal that somebody hears, with its handlers in the order they run.
+
+    Patterns that cover no signal so far come last: their handlers may be waiting for a misspelt
+    one.
+    """
     blocks = [_block(bus, signal, never_ran) for signal in bus.signals]
-    blocks = [block for block in blocks if block]
+    blocks = [block for block in (*blocks, *_idle_patterns(bus)) if block]
     if not blocks:
         return "every subscription ran" if never_ran else "nobody is subscribed"
     return "\n".join(blocks)
@@ -21,7 +27,7 @@ def describe(bus: EventBus, *, never_ran: bool) -> str:
 
 def _block(bus: EventBus, signal: EventSignal[...], never_ran: bool) -> str:
     rows = [
-        _row(bus, receiver)
+        _row(bus, receiver.subscription, signal.name)
         for receiver in sorted(signal.own_receivers(), key=_order)
         if not receiver.subscription.options.everywhere and not (never_ran and receiver.ran)
     ]
@@ -31,12 +37,24 @@ def _block(bus: EventBus, signal: EventSignal[...], never_ran: bool) -> str:
     return "\n".join([signal.name, *_aligned(rows)]) if rows else ""
 
 
+def _idle_patterns(bus: EventBus) -> list[str]:
+    idle: dict[str, list[tuple[str, ...]]] = {}
+    for subscription in sorted(bus.subscriptions, key=lambda one: -one.priority):
+        for pattern in subscription.patterns:
+            if not any(covers(pattern, signal) for signal in subscription.signals):
+                row = _row(bus, subscription, pattern)
+                idle.setdefault(pattern, []).append(row)
+    return [
+        "\n".join([f"{pattern}  (covers no signal so far)", *_aligned(rows)])
+        for pattern, rows in idle.items()
+    ]
+
+
 def _order(receiver: Receiver) -> tuple[int, int]:
     return -receiver.subscription.priority, receiver.subscription.sequence
 
 
-def _row(bus: EventBus, receiver: Receiver) -> tuple[str, ...]:
-    subscription = receiver.subscription
+def _row(bus: EventBus, subscription: Subscription, heard: str) -> tuple[str, ...]:
     notes = [
         repr(subscription.when) if subscription.when is not None else "",
         f"sender {subscription.sender}" if subscription.sender else "",
@@ -49,7 +67,7 @@ def _row(bus: EventBus, receiver: Receiver) -> tuple[str, ...]:
     row = (str(subscription.priority), subscription.label, about)
     if bus.timing is None:
         return row
-    cost = bus.timing.row(subscription.label, receiver.signal.name)
+    cost = bus.timing.row(subscription.label, heard)
     calls, duration_s = (cost.calls, cost.duration_s) if cost is not None else (0, 0.0)
     return (*row, f"{calls} call{'' if calls == 1 else 's'}", f"{1000 * duration_s:.2f} ms")
 

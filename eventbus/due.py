@@ -14,7 +14,7 @@ from eventbus.errors import HandlerError
 if TYPE_CHECKING:
     from eventbus.event import Event
 
-__all__ = ["Due", "Filter", "Site", "as_filter"]
+__all__ = ["Due", "Filter", "Site", "as_filter", "in_place_of"]
 
 Due = Callable[["Event"], bool]
 
@@ -61,6 +61,10 @@ class Filter:
     def next_due(self, clock: int) -> float:
         """Return a lower bound of the next clock after `clock` at which it may be due."""
         return clock + 1
+
+    def guard(self) -> Filter | None:
+        """Return the part about ranks that holds wherever it is due, None where there is none."""
+        return None
 
     def __bool__(self) -> bool:
         raise TypeError("combine filters with &, | and ~, not with and, or, not")
@@ -113,6 +117,12 @@ class Both(Filter):
 
     def next_due(self, clock: int) -> float:
         return max(self.left.next_due(clock), self.right.next_due(clock))
+
+    def guard(self) -> Filter | None:
+        left, right = self.left.guard(), self.right.guard()
+        if left is None or right is None:
+            return right if left is None else left
+        return left & right
 
     def __repr__(self) -> str:
         return f"{_bracket(self.left, Either)} & {_bracket(self.right, Either)}"
@@ -172,6 +182,13 @@ def as_filter(when: Any) -> Filter:
     raise HandlerError(
         f"when= takes a filter such as every(10), or a callable that names fields; got {when!r}"
     )
+
+
+def in_place_of(marked: Any, when: Any) -> Filter:
+    """Take another filter, with what `marked` says of ranks unless this one says that, too."""
+    other = as_filter(when)
+    guard = None if marked is None else as_filter(marked).guard()
+    return other if guard is None or other.guard() is not None else guard & other
 
 
 def _joined(word: str, left: str | None, right: str | None) -> str | None:

@@ -2,7 +2,8 @@
 
 Filters combine with `&`, `|` and `~`, with each other and with any callable that names fields (see
 `due`). Those on counts read the signal's clock and keep no state; on a signal without a clock they
-read the number of its emissions since the subscription.
+read the number of its emissions since the subscription. All of them pickle; a callable as far as it
+does itself.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus.due import Due, Filter, Site
+from eventbus.errors import FieldError
+
+if TYPE_CHECKING:
+    from eventbus.event import Event
 
 __all__ = ["Filter", "at", "at_most_every", "every", "from_", "on_rank", "until"]
 
 
 class OnCount(Filter):
-    """A test of the clock alone.
+    """A test of the clock alone; pickled as how it was written, and made again from that.
 
     Parameters
     ----------
-    text
-        How it was written.
+    made_by, numbers
+        How it was written: the function, and what it was given.
     test
         The test itself.
     source
@@ -35,19 +40,28 @@ class OnCount(Filter):
 
     def __init__(
         self,
-        text: str,
+        made_by: Callable[..., Filter],
+        numbers: tuple[int, ...],
         test: Callable[[int], bool],
         source: str,
         bound: Callable[[int], float],
     ) -> None:
-        self.text = text
+        self.made_by, self.numbers = made_by, numbers
         self.test = test
         self.source = source
         self.bound = bound
 
     def bind(self, site: Site) -> Due:
         test, clock = self.test, site.clock()
-        return lambda event: test(clock(event))
+
+        def due(event: Event) -> bool:
+            now = clock(event)
+            try:
+                return test(now)
+            except TypeError:
+                raise _no_count(self, event, now) from None
+
+        return due
 
     def expression(self, clock: str) -> str | None:
         return self.source.format(c=clock)
@@ -55,8 +69,11 @@ class OnCount(Filter):
     def next_due(self, clock: int) -> float:
         return self.bound(clock)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.made_by, self.numbers
+
     def __repr__(self) -> str:
-        return self.text
+        return f"{self.made_by.__name__}({', '.join(map(str, self.numbers))})"
 
 
 class AtMostEvery(Filter):
@@ -88,6 +105,9 @@ class OnRank(Filter):
     def bind(self, site: Site) -> Due:
         return lambda event: current_rank() in self.ranks
 
+    def guard(self) -> Filter | None:
+        return self
+
     def __repr__(self) -> str:
         return f"on_rank({', '.join(map(str, self.ranks))})"
 
@@ -107,7 +127,8 @@ def every(n: int) -> Filter:
     """
     _check_count("every", n, least=1)
     return OnCount(
-        f"every({n})",
+        every,
+        (n,),
         lambda clock: clock > 0 and clock % n == 0,
         f"({{c}} > 0 and not {{c}} % {n})",
         lambda clock: max(n, clock - clock % n + n),
@@ -129,8 +150,9 @@ def at(*numbers: int) -> Filter:
         _check_count("at", number)
     wanted, text = frozenset(numbers), ", ".join(map(str, numbers))
     return OnCount(
-        f"at({text})",
-        lambda clock: clock in wanted,
+        at,
+        numbers,
+        lambda clock: +clock in wanted,  # what is no number is refused, as by the others
         f"({{c}} in {{{{{text}}}}})",
         lambda clock: min((number for number in wanted if number > clock), default=math.inf),
     )
@@ -147,7 +169,8 @@ def from_(n: int) -> Filter:
     """
     _check_count("from_", n)
     return OnCount(
-        f"from_({n})",
+        from_,
+        (n,),
         lambda clock: clock >= n,
         f"({{c}} >= {n})",
         lambda clock: max(n, clock + 1),
@@ -165,7 +188,8 @@ def until(n: int) -> Filter:
     """
     _check_count("until", n)
     return OnCount(
-        f"until({n})",
+        until,
+        (n,),
         lambda clock: clock <= n,
         f"({{c}} <= {n})",
         lambda clock: clock + 1 if clock < n else math.inf,
@@ -210,6 +234,18 @@ def current_rank() -> int:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     return int(os.environ.get("RANK", "0"))
+
+
+def _no_count(when: Filter, event: Event, now: Any) -> FieldError:
+    declaration = event.signal.declaration
+    assert declaration is not None, "without one, it is the emissions that are counted"
+    clock = declaration.clock
+    return FieldError(
+        f"the filter {when!r} counts by {clock!r}, a whole number; {event.sender or 'the loop'!r} "
+        f"sent {clock}={now!r} with signal {event.name!r}",
+        signal=event.name,
+        field=clock,
+    )
 
 
 def _check_count(name: str, number: Any, least: int = 0) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from eventbus.attachment import Attachment
@@ -28,7 +28,15 @@ __all__ = [
     "silence_in_children",
 ]
 
-_buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
+
+class Silenced(Protocol):
+    """What is of no use in a forked child: a bus, a run."""
+
+    def silence(self) -> None:
+        """Call nobody any more."""
+
+
+_silenced: weakref.WeakSet[Silenced] = weakref.WeakSet()
 _hooks: list[Any] = []
 
 
@@ -68,14 +76,14 @@ def inert_handle(name: str) -> Attachment:
     return Attachment(None, name)
 
 
-def silence_in_children(bus: EventBus) -> None:
-    """Have the copy of `bus` in a forked child call nobody."""
-    _buses.add(bus)
+def silence_in_children(held: Silenced) -> None:
+    """Have the copy of a bus, or of a run, in a forked child call nobody."""
+    _silenced.add(held)
     if not _hooks and hasattr(os, "register_at_fork"):
-        _hooks.append(_silence_all)  # a hook cannot be taken back, so one serves all buses
+        _hooks.append(_silence_all)  # a hook cannot be taken back, so one serves them all
         os.register_at_fork(after_in_child=_silence_all)
 
 
 def _silence_all() -> None:
-    for bus in list(_buses):
-        bus.silence()
+    for held in list(_silenced):
+        held.silence()

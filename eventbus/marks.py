@@ -9,6 +9,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from eventbus.declaration import Declaration
+from eventbus.errors import AttachError
 
 __all__ = ["Mark", "find_marks", "handles"]
 
@@ -40,7 +41,8 @@ def handles(
     """Mark a function or a method for `bus.attach`; nothing is subscribed yet.
 
     Marks may be stacked. On a bound method it returns a marked callable to keep on the instance,
-    for signals and filters that are chosen when a handler is made.
+    for signals and filters that are chosen when a handler is made; it goes along where the
+    instance is pickled or deep-copied. A shallow copy shares it, and cannot be attached.
 
     Examples
     --------
@@ -64,16 +66,42 @@ def handles(
     mark = Mark(names, when, priority, sender, name, on_error, background)
 
     def put(target: F) -> F:
-        marked: Any = target
-        stacked = getattr(target, _ATTRIBUTE, ())
-        if isinstance(target, MethodType):
-            marked = functools.partial(target)  # a bound method takes no attributes
-            functools.update_wrapper(marked, target)
-            stacked = ()  # the instance's mark is in place of the class's
-        setattr(marked, _ATTRIBUTE, (mark, *stacked))
-        return marked  # type: ignore[no-any-return]  # stands in for the method, same signature
+        # on a bound method the instance's mark is in place of the class's
+        stacked = () if isinstance(target, MethodType) else getattr(target, _ATTRIBUTE, ())
+        return _marked(target, (mark, *stacked))  # type: ignore[no-any-return]  # same signature
 
     return put
+
+
+class MarkedCall(functools.partial[Any]):
+    """Stands in for a bound method or a partial, with marks of its own.
+
+    A bound method takes no attributes. A partial does, but multiprocessing pickles it without them,
+    so that a handler handed to a process would do nothing there. A subclass says itself how it is
+    pickled: as what it stands in for, and its marks.
+    """
+
+    __wrapped__: Callable[..., Any]
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """What it stands in for, and what the bus calls: that costs less than a call of this."""
+        return self.__wrapped__
+
+    @property
+    def __self__(self) -> Any:
+        return getattr(self.target, "__self__", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _marked, (self.target, getattr(self, _ATTRIBUTE))
+
+
+def _marked(target: Any, marks: tuple[Mark, ...]) -> Any:
+    marked = target
+    if isinstance(target, MethodType) or type(target) is functools.partial:
+        marked = functools.update_wrapper(MarkedCall(target), target)
+    setattr(marked, _ATTRIBUTE, marks)
+    return marked
 
 
 def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
@@ -82,6 +110,11 @@ def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     A function and a bound method have their own; a module those of the functions defined there; an
     object those of its class's methods, in the order in which they are written, and of its own
     attributes, which win.
+
+    Raises
+    ------
+    AttachError
+        The object is a shallow copy of a handler.
     """
     if isinstance(thing, FunctionType | MethodType | functools.partial):
         yield from _marks_of(getattr(thing, "__name__", "partial"), thing)
@@ -92,7 +125,23 @@ def find_marks(thing: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     else:
         for name, marks in _marked_attributes(thing).items():
             handler = getattr(thing, name)
+            _refuse_shallow_copy(thing, name, handler)
             yield from ((name, handler, mark) for mark in marks)
+
+
+def _refuse_shallow_copy(thing: Any, name: str, handler: Any) -> None:
+    # It shares the marked methods, which work on the object that was copied, wherever they are
+    # called from; and with them all that the two have inside. Nothing here could part them again.
+    owner = handler.__self__ if isinstance(handler, MarkedCall) else thing
+    if owner is thing or type(owner) is not type(thing):
+        return
+    if vars(owner).get(name) is handler:
+        kind = type(thing).__name__
+        raise AttachError(
+            f"this {kind} is a shallow copy: its {name!r} works on the one that was copied; "
+            f"attach copy.deepcopy(...) of that one, or another {kind}(...)",
+            handler=kind,
+        )
 
 
 def _marks_of(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], Mark]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-from eventbus.errors import SignalError
+from eventbus.errors import SignalError, nearest
 from eventbus.signals import STANDARD
 
-__all__ = ["check_name", "covers", "is_pattern", "near_standard"]
+__all__ = ["check_name", "check_pattern", "covers", "is_pattern", "near_standard"]
 
 NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored")
 """Machinery that a handler on `"*"` is not meant to see; it can be subscribed to by name."""
@@ -16,6 +16,8 @@ NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored")
 NEAR = 0.8
 """From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a standard one."""
 
+NEAR_IN_PATTERNS = 0.85
+"""The same for a part of a name: a few letters are soon alike, as in `test_` and `text_`."""
 
 _WORDS = {
     "begin": "started",
@@ -67,6 +69,40 @@ def check_name(name: Any, *, strict: bool) -> None:
     else:
         return
     raise SignalError(message, signal=name)
+
+
+def check_pattern(pattern: str, *, strict: bool) -> str:
+    """Refuse a pattern that covers no signal so far, where `strict`; else return what is odd.
+
+    That is empty where it may well be meant so: signals that it covers may come later.
+    """
+    left_out = [repr(name) for name in NEVER_IN_PATTERNS if fnmatchcase(name, pattern)]
+    near = _near_pattern(pattern)
+    odd = ""
+    if left_out:
+        odd = f"no pattern covers {', '.join(left_out)}, which can be subscribed to by name"
+    elif near:
+        odd = f"did you mean {near!r}?"
+    if strict:
+        reason = odd or "a strict bus knows only declared signals"
+        raise SignalError(f"pattern {pattern!r} covers no signal: {reason}", signal=pattern)
+    return odd
+
+
+def _near_pattern(pattern: str) -> str | None:
+    parts = [name.partition("_") for name in STANDARD]
+    if pattern.endswith("*"):
+        heads = [head for first, _, _ in parts for head in (first, f"{first}_")]
+        near = _near_part(pattern.removesuffix("*"), [*STANDARD, *heads])
+        return near and f"{near}*"
+    tails = [tail for _, _, rest in parts for tail in (rest, f"_{rest}")]
+    near = _near_part(pattern.removeprefix("*"), tails)
+    return near and f"*{near}"
+
+
+def _near_part(part: str, known: list[str]) -> str | None:
+    plain = _plain(part)
+    return plain if plain in known else nearest(plain, known, cutoff=NEAR_IN_PATTERNS)
 
 
 def near_standard(name: str) -> str | None:

@@ -13,6 +13,7 @@ __all__ = [
     "check_own_name",
     "class_of",
     "defines",
+    "is_of",
     "is_same",
     "label_of",
     "name_of",
@@ -95,3 +96,10 @@ def is_same(held: Any, thing: Any) -> bool:
     A bound method is made anew each time that it is named; other equal things are still two.
     """
     return held is thing or (isinstance(thing, MethodType) and bool(held == thing))
+
+
+def is_of(held: Any, thing: Any) -> bool:
+    """Tell whether a handler is `thing`, or a bound method of it, perhaps in a partial."""
+    while isinstance(held, functools.partial) and held is not thing:
+        held = held.func
+    return is_same(held, thing) or (isinstance(held, MethodType) and held.__self__ is thing)

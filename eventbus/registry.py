@@ -11,7 +11,8 @@ from eventbus.attachment import Attachment, attach
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError, SignalError
 from eventbus.event_signal import EventSignal
-from eventbus.names import check_name, covers, is_pattern
+from eventbus.log import log
+from eventbus.names import check_name, check_pattern, covers, is_pattern
 from eventbus.naming import class_of, defines, is_same, label_of, redefinition_key
 from eventbus.signals import STANDARD
 from eventbus.subscription import Options, Receiver, Subscription
@@ -115,7 +116,7 @@ class Registry:
         with self._lock:
             subscription = Subscription(self.bus, handler, name, options, worker)
             subscription.patterns = tuple(filter(is_pattern, names))
-            covered = [signal for name in names for signal in self._covered(name)]
+            covered = [signal for name in names for signal in self._covered(name, subscription)]
             for receiver in [Receiver(subscription, each) for each in dict.fromkeys(covered)]:
                 receiver.plug()
             self._subscriptions[subscription] = None
@@ -127,10 +128,16 @@ class Registry:
             self.bus.take_counts()
         return subscription
 
-    def _covered(self, name: str) -> list[EventSignal[...]]:
+    def _covered(self, name: str, subscription: Subscription) -> list[EventSignal[...]]:
         if not is_pattern(name):
             return [self.signal(name)]
-        return [self.signal(each) for each in {**STANDARD, **self._signals} if covers(name, each)]
+        known = {**STANDARD, **self._signals}
+        covered = [self.signal(each) for each in known if covers(name, each)]
+        odd = "" if covered or self.bus.inert else check_pattern(name, strict=self.bus.strict)
+        if odd:
+            text = "handler %r: the pattern %r covers no signal so far: %s"
+            log().warning(text, subscription.label, name, odd)
+        return covered
 
     def next_sequence(self) -> int:
         """Return the next place in the order of subscription."""

@@ -234,7 +234,7 @@ class Writer:
     def _call_directly(self, depth: int, index: int, planned: PlannedCall) -> None:
         receiver, arguments = planned.receiver, self._arguments(planned)
         assert receiver is not None, "a plain receiver is called with an event"
-        self.names[f"_eb_h{index}"] = receiver.subscription.handler
+        self.names[f"_eb_h{index}"] = receiver.subscription.wants.target
         if receiver.due is not None:
             self.names[f"_eb_r{index}"] = receiver
             self._put(depth, f"_eb_r{index}.ran = True")

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eventbus.arguments import called_as
 from eventbus.attachment import Attachment
 from eventbus.background import Background
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.log import log
-from eventbus.naming import check_own_name, is_same, label_of, name_of
+from eventbus.naming import check_own_name, is_of, label_of, name_of
 from eventbus.subscription import OnError, Options
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class HandlersSide:
 
     registry: Registry
 
+    @called_as("bus.on")
     def on(
         self,
         *signals: str | Declaration[...],
@@ -44,7 +46,8 @@ class HandlersSide:
         ----------
         signals
             Names or declarations; or a pattern, `"validation_*"` or `"*"`, which covers signals
-            declared later too, but never `handler_failed` and `state_*`.
+            declared later too, but never `handler_failed` and `state_*`. One that covers none so
+            far is an error on a strict bus; elsewhere a warning says where it looks misspelt.
         when
             A filter, or a callable that names fields. None: always due.
         priority
@@ -78,6 +81,7 @@ class HandlersSide:
         options = Options.checked(when, priority, sender, on_error, background)
         return self._decorator(signals, name, options)
 
+    @called_as("bus.once")
     def once(
         self,
         *signals: str | Declaration[...],
@@ -134,6 +138,7 @@ class HandlersSide:
             note = ", and its state is not carried over" if had_state else ""
             log().warning("handler %r was defined again: the new one replaces it%s", name, note)
 
+    @called_as("bus.attach")
     def attach(
         self,
         thing: Any,
@@ -148,7 +153,9 @@ class HandlersSide:
         """Subscribe every mark that an object, a module or a function has; see `handles`.
 
         The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
-        still opens, resumes and closes. What has `state_dict` and `load_state_dict` takes part in
+        still opens, resumes and closes. It also leaves what a mark says of ranks: one that writes a
+        file on rank 0 does so whatever the filter, unless that names ranks, as in
+        `when=every(10) & on_rank(1)`. What has `state_dict` and `load_state_dict` takes part in
         checkpoints under its name: the class's, unless `name` is given. Where the class was
         defined again, as when a notebook's cell is run again, the objects of the old one are
         detached, and a line says so; the new object keeps its own state.
@@ -156,7 +163,8 @@ class HandlersSide:
         Raises
         ------
         AttachError
-            Attached already, nothing to attach, or the state of another has that name.
+            Attached already, nothing to attach, the state of another has that name, or a shallow
+            copy, whose marked methods work on the object that was copied.
 
         Examples
         --------
@@ -181,8 +189,14 @@ class HandlersSide:
         self._replace(thing)
         return self.registry.attach(thing, name, overrides)
 
+    @called_as("bus.detach")
     def detach(self, thing: Any) -> None:
-        """End every subscription of a function or an object.
+        """End every subscription of a function or an object, those of its bound methods too.
+
+        Raises
+        ------
+        AttachError
+            It has none.
 
         Examples
         --------
@@ -193,11 +207,9 @@ class HandlersSide:
         >>> bus.detach(report)
         >>> _ = bus.emit("epoch_finished", epoch=1, step=10)
         """
-        attachments = [
-            a for a in self.registry.attachments if is_same(a.thing, thing) or a is thing
-        ]
+        attachments = [a for a in self.registry.attachments if is_of(a.thing, thing) or a is thing]
         subscriptions = [
-            s for s in self.registry.subscriptions if is_same(s.handler, thing) or s is thing
+            s for s in self.registry.subscriptions if is_of(s.handler, thing) or s is thing
         ]
         if not attachments and not subscriptions:
             raise AttachError(f"{thing!r} is not attached to this bus")

@@ -41,6 +41,7 @@ class Service:
     """
 
     def __init__(self, url: str, number: int) -> None:
+        self._made_of = (url, number)
         self._apprise = require("apprise", extra="notify", wanted_by="Notify")
         self.label = f"URL {number}"
         self._mask = _Mask(url)
@@ -62,6 +63,9 @@ class Service:
         left = self._outbox.close(timeout_s)
         told = [str(error) for error in self._outbox.take_errors()]
         return [*told, f"{self.label}: {left} not sent in time"] if left else told
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Service, self._made_of  # another one, with a thread of its own and nothing to send
 
     def _load(self, url: str) -> Any:
         with _overheard() as said, warnings.catch_warnings():

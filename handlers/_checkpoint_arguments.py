@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from eventbus.filters import AtMostEvery, Filter
 
 from ._checkpoint_facts import has_other_ranks
 
-__all__ = ["check_arguments", "check_clock"]
+__all__ = ["RESUME_WORDS", "check_arguments", "check_clock"]
+
+RESUME_WORDS = ("auto", "never")
+"""What `resume` may be besides a path."""
 
 
 def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[str]) -> None:
-    """Raise `ValueError` for a wrong count, `TypeError` for a wrong way to resume."""
+    """Raise `ValueError` for a wrong count or word, `TypeError` for a wrong way to resume."""
     if keep is not None and not _is_count(keep):
         raise ValueError(f"Checkpoint: keep is at least 1, or None for all; got {keep!r}")
     if not _is_count(keep_best):
         raise ValueError(f"Checkpoint: keep_best is at least 1; got {keep_best!r}")
     if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
         raise TypeError(f"Checkpoint: resume is 'auto', 'never' or a path; got {resume!r}")
+    if resume not in RESUME_WORDS and _is_word(resume) and not Path(resume).exists():
+        raise ValueError(
+            f"Checkpoint: resume is 'auto', 'never' or a path; got {resume!r}, and nothing is there"
+        )
 
 
 def check_clock(when: Filter | None) -> None:
@@ -36,6 +44,11 @@ def _parts(when: object) -> Iterator[Filter]:
         yield when
         for part in vars(when).values():
             yield from _parts(part)
+
+
+def _is_word(resume: str | os.PathLike[str]) -> bool:
+    """Tell whether it may be a slip of "auto" or "never", such as "Auto", "yes" or "always"."""
+    return isinstance(resume, str) and resume.strip().isalpha()
 
 
 def _is_count(number: object) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus.handlers import _appending
+from eventbus.handlers._arguments import path_given
 from eventbus.handlers._run_file import path_of_run
 from eventbus.handlers._summaries import proto
 
@@ -45,7 +46,7 @@ class EventFiles:
     """
 
     def __init__(self, template: str | os.PathLike[str], clock: Callable[[], float]) -> None:
-        self._template = str(Path(template).absolute())
+        self._template = path_given("TensorBoard", template)
         self._clock = clock
         self.renew()
 

@@ -87,8 +87,8 @@ class RunFile:
         How the file is split into records.
     """
 
-    def __init__(self, path: str | os.PathLike[str], form: Format) -> None:
-        self._template = str(Path(path).absolute())
+    def __init__(self, path: str, form: Format) -> None:
+        self._template = path
         self._form = form
         self.renew()
 

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eventbus import Declaration, Event, Filter, Priority, handles, on_rank
+from eventbus import Event, Filter, Priority, handles, on_rank
+from eventbus.handlers._arguments import Signal, path_given, signals_given
 from eventbus.handlers._run_file import Format, RunFile
 
-Signal = str | Declaration[...]
 On = Signal | Iterable[Signal] | Mapping[Signal, Filter | None]
 """One signal, several, or several with a filter for each."""
 
@@ -27,7 +27,7 @@ class RunLog(ABC):
     def __init__(
         self, path: str | os.PathLike[str], form: Format, on: On, when: Filter | None
     ) -> None:
-        self._file = RunFile(path, form)
+        self._file = RunFile(path_given(type(self).__name__, path), form)
         self._held: list[tuple[str | None, Row]] | None = None
         self._schedule = schedule(on, when)
         for signal, due in self._schedule.items():
@@ -88,14 +88,14 @@ class RunLog(ABC):
         self._add(row)
 
 
-def schedule(on: On, when: Filter | None) -> dict[Signal, Filter]:
+def schedule(on: On, when: Filter | None) -> dict[str, Filter]:
     """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
     if isinstance(on, Mapping):
         if when is not None:
             raise ValueError(f"give the filters in on={{...}} or as when=, not both; got {when!r}")
-        chosen = dict(on)
+        chosen = dict(zip(signals_given(on), on.values(), strict=True))
     else:
-        chosen = dict.fromkeys([on] if isinstance(on, str | Declaration) else on, when)
+        chosen = dict.fromkeys(signals_given(on), when)
     if not chosen:
         raise ValueError("on= names at least one signal; got none")
     rank_0 = on_rank(0)

@@ -12,7 +12,8 @@ from typing import Any
 from eventbus import Event, EventBus, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._checkpoint_arguments import check_arguments, check_clock
+from ._arguments import path_given, signals_given
+from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock
 from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
@@ -97,7 +98,8 @@ class Checkpoint(WithoutBus):
         run of the same name; each damaged one is passed over with a warning and renamed to
         ``<name>.damaged``; with none, the run starts afresh. A run that has come to its end on
         this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
-        from that, and it is an error if it cannot.
+        from that, and it is an error if it cannot. Another word is an error at once, unless it is
+        the name of a directory.
 
     Attributes
     ----------
@@ -147,19 +149,19 @@ class Checkpoint(WithoutBus):
         resume: str | os.PathLike[str] = "never",
     ) -> None:
         check_arguments(keep, keep_best, resume)
-        self.directory = str(Path(directory).absolute())
+        self.directory = path_given("Checkpoint", directory)
         self.files = Files()
         self._when = when
         self.on_failure = on_failure
         monitor = None if best is None else Monitor("Checkpoint", best, mode)
         self._shelf = Shelf(keep, keep_best, monitor)
         wish = os.fspath(resume)
-        self._resume = Resume(wish if wish in ("auto", "never") else Path(wish))
+        self._resume = Resume(wish if wish in RESUME_WORDS else Path(wish))
         self._writer = Writer() if asynchronous else None
         self._later = Later(self._save_late)
         self._run_id: str | None = None
         self._saved_whole: int | None = None  # the step of the last save, where all of it is in
-        signals = (on,) if isinstance(on, str) else tuple(on)
+        signals = signals_given(on)
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }

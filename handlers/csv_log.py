@@ -81,7 +81,7 @@ class CSVLog(RunLog):
     ) -> None:
         super().__init__(path, CSV, on, when)
         self._parsed: tuple[bytes | None, list[str]] = (None, [])
-        self._names_signal = len(self._schedule) > 1 or "*" in "".join(map(str, self._schedule))
+        self._names_signal = len(self._schedule) > 1 or "*" in "".join(self._schedule)
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> list[Row]:

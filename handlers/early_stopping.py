@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from eventbus import Event, Filter, Priority, Stop, handles
+from eventbus.handlers._arguments import signals_given
 
 from ._monitor import Mode, Monitor
 
@@ -112,8 +113,7 @@ class EarlyStopping:
         self.patience, self.stop_at, self.warmup = patience, stop_at, warmup
         self.non_finite, self.restore_best = non_finite, restore_best
         self._start_over()
-        signals = (on,) if isinstance(on, str) else tuple(on)
-        marked = handles(*signals, when=when, priority=Priority.DECIDE)(self.decide)
+        marked = handles(*signals_given(on), when=when, priority=Priority.DECIDE)(self.decide)
         self.decide = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
 
     def _start_over(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Filter, Priority, handles
+from eventbus.handlers._arguments import signals_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
 
@@ -58,8 +59,7 @@ class History:
         self, on: str | tuple[str, ...] = ("epoch_finished",), *, when: Filter | None = None
     ) -> None:
         self._curves = Curves()
-        names = (on,) if isinstance(on, str) else tuple(on)
-        mark = handles(*names, when=when, priority=Priority.REPORT, on_error="isolate")
+        mark = handles(*signals_given(on), when=when, priority=Priority.REPORT, on_error="isolate")
         self.record = mark(self.record)  # type: ignore[method-assign]  # marked with what was asked for
 
     def record(

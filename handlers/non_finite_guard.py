@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from eventbus import Filter, Priority, SkipBatch, Stop, handles
+from eventbus.handlers._arguments import signals_given
 
 from ._in_transit import (
     InTransit,
@@ -138,7 +139,7 @@ class NonFiniteGuard:
         if action == "skip":
             self._mark_skipping(when)
         else:
-            self._mark_looking((on,) if isinstance(on, str) else tuple(on), when)
+            self._mark_looking(signals_given(on), when)
 
     def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)

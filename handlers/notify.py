@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from eventbus import Declaration, Event, Filter, Priority, handles, on_rank
+from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers._apprise import DeliveryError, Service
 from eventbus.handlers._messages import check_template, compose
 from eventbus.handlers._run_log import On, schedule
@@ -97,10 +97,9 @@ class Notify:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         due = schedule(on, when)
-        signals = [each.name if isinstance(each, Declaration) else each for each in due]
         for template in (title, body):
             if template is not None:
-                check_template(template, signals)
+                check_template(template, list(due))
         if limit < 1 or not per_s > 0 or not timeout_s > 0:
             given = f"limit {limit!r}, per_s {per_s!r}, timeout_s {timeout_s!r}"
             raise ValueError(f"limit is at least 1, per_s and timeout_s are positive; got {given}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from eventbus import Filter, Priority, at_most_every, handles, on_rank
 from eventbus.handlers._appending import replace
+from eventbus.handlers._arguments import path_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
 from eventbus.handlers._run_file import path_of_run
@@ -64,10 +65,10 @@ class Plot:
 
     def __init__(self, path: str | os.PathLike[str], *, when: Filter | None = None) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="Plot")
-        if Path(path).suffix.lower() not in _SUFFIXES:
+        self._template = path_given("Plot", path)
+        if Path(self._template).suffix.lower() not in _SUFFIXES:
             kinds = ", ".join(_SUFFIXES)
             raise ValueError(f"a picture's path ends in {kinds}; got {os.fspath(path)!r}")
-        self._template = str(Path(path).absolute())
         self._curves = Curves()
         self._is_drawn = True
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)

@@ -20,6 +20,10 @@ __all__ = ["WandB"]
 _told = partial(handles, when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
 
 
+def _library() -> Any:
+    return require("wandb", extra="wandb", wanted_by="WandB")
+
+
 class WandB(Tracker):
     """Files the run with the wandb client: config, curves, pictures, texts, and how it ended.
 
@@ -84,7 +88,7 @@ class WandB(Tracker):
         timeout_s: float = 60.0,
         **init: Any,
     ) -> None:
-        self._wandb = require("wandb", extra="wandb", wanted_by="WandB")
+        _library()
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is a positive number of seconds, got {timeout_s!r}")
         super().__init__(when)
@@ -93,6 +97,9 @@ class WandB(Tracker):
         self._id: str | None = None
         self._resumes = False
         self._session: Session | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_session": None}  # a run of the client is of its process and thread
 
     @property
     def run(self) -> Any:
@@ -156,7 +163,7 @@ class WandB(Tracker):
                 options.setdefault("resume", "allow")
             if config is not None:
                 options["config"] = {**settings_of(config), **settings_of(self._init.get("config"))}
-            self._session = Session(self._wandb, options)
+            self._session = Session(_library(), options)
         return self._session
 
     def _leave(self) -> None:
@@ -168,7 +175,7 @@ class WandB(Tracker):
         given = self._init.get("settings")
         if given is not None and not isinstance(given, Mapping):
             return given
-        kinds = self._wandb.Settings
+        kinds = _library().Settings
         ours: dict[str, Any] = {"console": "off"}
         if "finish_timeout" in getattr(kinds, "model_fields", {}):
             ours["finish_timeout"] = self._timeout_s  # bounds what it waits for at exit, too

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Stop
+from eventbus.inert import inert_bus, silence_in_children
 from eventbus.loops._closing import Ending, described, noted
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._ranks import meet
@@ -60,6 +61,7 @@ class RunSpan:
         self._wish: Wish = ranks
         self._stops: tuple[Stop, ...] = ()
         self._has_finished = False
+        silence_in_children(self)
 
     @property
     def stop(self) -> Stop | None:
@@ -67,6 +69,12 @@ class RunSpan:
         if self.outcome is None:
             return self.spans.pending().stop
         return self._stops[0] if self._stops else None
+
+    def silence(self) -> None:
+        """Emit to nobody and record nothing any more: this is a copy in another process."""
+        emitter = self.spans.emitter
+        elsewhere = inert_bus().bind(sender=emitter.sender, run_id=emitter.run_id)
+        self.spans = InertSpans(elsewhere, self.spans.counts)
 
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
@@ -154,6 +162,16 @@ class RunSpan:
         for stop in self._stops:
             if stop.exit_code is not None and stop not in outers:
                 raise SystemExit(stop.exit_code)
+
+
+class InertSpans(Spans):
+    """The spans of a run in another process, where nobody hears of them.
+
+    What a DataLoader's workers report belongs to no batch of theirs, and would come from each.
+    """
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Keep nothing."""
 
 
 def _take(step: Callable[..., None], *args: Any, cause: BaseException) -> None:

@@ -15,6 +15,7 @@ from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._state import named_parts
 from eventbus.loops._validation import HeldValidation
+from eventbus.naming import check_own_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,6 +46,8 @@ class Run:
       micro-batches, lets that step be taken whole: a run that is resumed after it ends as one that
       was never stopped.
     * With several ranks both wait until all have agreed on them, which may be a step later.
+    * In another process, such as a DataLoader's worker, it is inert like the bus: `emit` calls
+      nobody and gives no answers, `report` keeps nothing, whichever way the process was started.
 
     Parameters
     ----------
@@ -107,6 +110,7 @@ class Run:
             if members is not None and single[group[:-1]] is not None:
                 raise ValueError(f"give {group[:-1]}= or {group}=, not both")
         check_wish(ranks)
+        check_own_name(name)
         self.bus = bus
         self._ranks: Wish = ranks
         self._name = name
@@ -148,6 +152,7 @@ class Run:
             metrics are the means weighted by batch size. A loader without a length is then read
             one batch ahead; otherwise nothing is.
         """
+        _check_loader("batches", loader)
         return Batches(self._spans, loader, _checked_count("accumulate", accumulate, least=1))
 
     def validate(self, loader: Iterable[T], name: str | None = None) -> Validation[T]:
@@ -166,6 +171,7 @@ class Run:
         again if it is at the top of the body and `if run.stop: break` follows it; elsewhere in the
         body a resumed run leaves it out, with a warning. `docs/writing-loops.md` has the limits.
         """
+        _check_loader("validate", loader)
         return Validation(self._spans, loader, name)
 
     def validation(self, name: str = "val") -> HeldValidation:
@@ -321,11 +327,27 @@ class Run:
         return self._span.spans
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Run, (self.bus,)  # in another process the bus is inert, and no run is open there
+        return _elsewhere, (self.bus, self._name, self._span is not None)
 
     def __repr__(self) -> str:
         where = f"epoch {self.epoch}, step {self.step}"
         return f"<Run {self.name!r}: {where}, {self.outcome or 'not over'}>"
+
+
+def _elsewhere(bus: EventBus, name: str | None, is_open: bool) -> Run:
+    """Return what a Run unpickles to: its bus is inert there, and so is what is open on it."""
+    run = Run(bus, name=name, ranks="alone")
+    if is_open:
+        run._span = RunSpan(bus, name, {}, run._counts)
+        run._span.silence()
+    return run
+
+
+def _check_loader(call: str, loader: object) -> None:
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise TypeError(
+            f"run.{call} takes a loader, or anything else to iterate over; got {loader!r}"
+        )
 
 
 def _checked_count(what: str, count: int, least: int = 0) -> int:

@@ -279,3 +279,29 @@ def test_ignored_values_are_not_logged(
 def test_an_exit_code_is_a_whole_number(code: Any) -> None:
     with pytest.raises(TypeError, match="exit_code is a whole number"):
         Stop("SIGTERM", exit_code=code)
+
+
+@pytest.mark.parametrize("kind", [Stop, StopEpoch, SkipBatch])
+def test_an_answer_without_a_reason_says_how_to_give_one(kind: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        kind()
+    assert str(caught.value) == f"{kind.__name__} needs 'reason': {kind.__name__}(reason=...)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "told"),
+    [
+        (StopEpoch, "exit_code", "StopEpoch takes no 'exit_code' (it takes: reason, by)"),
+        (Stop, "exitcode", "Stop takes no 'exitcode'; did you mean 'exit_code'?"),
+    ],
+)
+def test_an_answer_names_itself_where_a_keyword_is_wrong(kind: Any, wrong: str, told: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        kind("enough", **{wrong: 3})
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("key", ["", 5, None])
+def test_state_needs_a_key_that_is_a_name(key: Any) -> None:
+    with pytest.raises(TypeError, match=f"State takes a key, a non-empty string; got {key!r}"):
+        State(key, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, Event, EventBus, FieldError, Stop, every, handles
+from eventbus import Emitter, Event, EventBus, FieldError, Stop, every, handles, on_rank
 
 from .recorders import MISTAKE, Counter, Recorder, assert_says, run_epochs
 
@@ -319,6 +319,52 @@ class Reporter:
     @handles("epoch_started")
     def other(self) -> None:
         raise AssertionError("it was not attached")
+
+
+def _never(epoch: int) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("marked", "given", "told"),
+    [
+        (on_rank(0), every(2), "on_rank(0) & every(2)"),
+        (every(5) & on_rank(0), every(2), "on_rank(0) & every(2)"),
+        (on_rank(0) & on_rank(0, 1), _never, "on_rank(0) & on_rank(0, 1) & _never"),
+        (every(5), every(2), "every(2)"),
+        (every(5) | on_rank(0), every(2), "every(2)"),
+        (_never, every(2), "every(2)"),
+        (on_rank(0), every(2) & on_rank(1), "every(2) & on_rank(1)"),
+        (on_rank(0), every(2) | on_rank(1), "on_rank(0) & (every(2) | on_rank(1))"),
+    ],
+)
+def test_a_filter_given_at_attach_leaves_the_guard_on_ranks(
+    bus: EventBus, marked: Any, given: Any, told: str
+) -> None:
+    @handles("epoch_finished", when=marked)
+    def write(epoch: int) -> None: ...
+
+    bus.attach(write, when=given)
+    assert repr(bus.subscriptions[0].when) == told
+    assert told in bus.describe()
+
+
+def test_other_ranks_stay_silent_whatever_the_filter(
+    bus: EventBus, loop: Emitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    @handles("epoch_finished", when=on_rank(0))
+    def write(epoch: int) -> None:
+        written.append(epoch)
+
+    bus.attach(write, when=every(2))
+    monkeypatch.setenv("RANK", "1")
+    run_epochs(loop, 4)
+    assert written == []
+    monkeypatch.setenv("RANK", "0")
+    run_epochs(loop, 4)
+    assert written == [2, 4]
 
 
 def test_a_marked_method_is_attached_without_its_object(bus: EventBus) -> None:

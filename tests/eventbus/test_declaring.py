@@ -279,3 +279,9 @@ def test_the_docstring_is_the_signals() -> None:
 def test_a_signal_is_declared_by_a_function(bus: EventBus, wrong: Any) -> None:
     with pytest.raises(TypeError, match="declared by a stub, a function"):
         bus.declare(wrong)
+
+
+def test_a_lambda_declares_no_signal(bus: EventBus) -> None:
+    stub: Any = lambda x: None  # noqa: E731 - that is the mistake
+    with pytest.raises(TypeError, match="named by its stub: write `def name"):
+        bus.declare(stub)

@@ -79,6 +79,16 @@ def test_a_pattern_that_ran_somewhere_is_not_called_idle_everywhere(
     assert "epoch_started" not in bus.describe(never_ran=True)
 
 
+def test_a_pattern_that_covers_nothing_is_shown_as_such(bus: EventBus, loop: Emitter) -> None:
+    bus.on("kittens_*", "epoch_*", name="watcher", priority=7)(lambda: None)
+    loop.emit("epoch_started", epoch=1, step=0)
+    for text in (str(bus), bus.describe(never_ran=True)):
+        assert "kittens_*  (covers no signal so far)\n     7  watcher" in text
+        assert "epoch_*" not in text
+    loop.emit("kittens_born")
+    assert "kittens_*" not in str(bus)
+
+
 def test_a_handler_that_was_switched_off_is_shown_so(bus: EventBus, loop: Emitter) -> None:
     def broken() -> None:
         raise OSError("disk full")

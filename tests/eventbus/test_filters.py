@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import EventBus, at, at_most_every, every, from_, on_rank, until
+from eventbus import EventBus, FieldError, at, at_most_every, every, from_, on_rank, until
 
 from .recorders import MISTAKE, StepCollector, assert_says
 
@@ -198,6 +200,21 @@ def test_a_filter_that_could_never_be_due_is_refused(call: Callable[[], object])
         call()
 
 
+@pytest.mark.parametrize("when", [every(2), at(2), from_(2), until(2), every(2) & from_(1)])
+@pytest.mark.parametrize("clock", [None, "4"])
+def test_a_clock_that_is_no_number_is_told(bus: EventBus, when: Any, clock: object) -> None:
+    steps = StepCollector()
+    bus.on("batch_finished", when=when)(steps)
+    loop = bus.bind(sender="train")
+    for step in (1, 2, 3):
+        loop.emit("batch_finished", epoch=1, step=step)
+    with pytest.raises(FieldError) as caught:
+        loop.emit("batch_finished", epoch=1, step=clock)
+    told = str(caught.value)
+    assert f"counts by 'step', a whole number; 'train' sent step={clock!r}" in told
+    assert caught.value.field == "step"
+
+
 def test_the_python_words_for_and_or_not_are_no_filters() -> None:
     with pytest.raises(TypeError):
         bool(every(3))
@@ -275,3 +292,33 @@ def test_filters_show_themselves() -> None:
     assert repr(every(3)) == "every(3)"
     assert repr(at(1, 5)) == "at(1, 5)"
     assert repr(from_(2) & ~until(7)) == "from_(2) & ~until(7)"
+
+
+def _is_odd(step: int) -> bool:
+    return step % 2 == 1
+
+
+@pytest.mark.parametrize("travel", [lambda when: pickle.loads(pickle.dumps(when)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "when",
+    [
+        every(3),
+        at(2, 5, 99),
+        from_(7),
+        until(3),
+        ~every(2) & from_(4) | at(2),
+        every(3) & _is_odd,
+        on_rank(0) & every(4),
+        at_most_every(3600.0),
+    ],
+    ids=repr,
+)
+def test_a_filter_that_travelled_is_due_as_before(when: Any, travel: Any) -> None:
+    arrived = travel(when)
+    assert repr(arrived) == repr(when)
+    assert due_steps(arrived, list(range(10))) == due_steps(when, list(range(10)))
+
+
+def test_a_filter_cannot_be_pickled_with_a_predicate_that_cannot() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(every(2) & (lambda step: step > 5))

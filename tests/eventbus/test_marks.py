@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
+import pickle
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from eventbus import Emitter, EventBus, handles
+import pytest
+
+from eventbus import AttachError, Emitter, EventBus, handles
 
 from .recorders import Counter, run_epochs
 
@@ -149,3 +157,80 @@ def test_marks_stand_above_or_below_static_and_class_methods(bus: EventBus, loop
     bus.attach(Report())
     run_epochs(loop, 1)
     assert seen == ["above", "below", "Report"]
+
+
+class Chosen:
+    """A handler whose signal was chosen when it was made."""
+
+    def __init__(self, on: str) -> None:
+        self.calls: list[int] = []
+        self.note = handles(on)(self.note)  # type: ignore[method-assign]  # marked, as handlers do
+
+    def note(self, epoch: int) -> None:
+        self.calls.append(epoch)
+
+
+def _through_a_process(thing: Any) -> Any:
+    """What a process that is spawned gets: multiprocessing pickles partials in a way of its own."""
+    return pickle.loads(ForkingPickler.dumps(thing))
+
+
+def _pickled(thing: Any) -> Any:
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize("travel", [_through_a_process, _pickled, copy.deepcopy])
+def test_the_mark_of_an_instance_goes_along_where_it_is_copied(
+    bus: EventBus, loop: Emitter, travel: Callable[[Any], Any]
+) -> None:
+    original = Chosen("epoch_finished")
+    arrived = travel(original)
+    bus.attach(arrived)
+    run_epochs(loop, 2)
+    assert (arrived.calls, original.calls) == ([1, 2], [])
+
+
+@pytest.mark.parametrize("travel", [_through_a_process, _pickled, copy.deepcopy])
+def test_a_marked_method_travels_without_its_object(
+    bus: EventBus, loop: Emitter, travel: Callable[[Any], Any]
+) -> None:
+    arrived = travel(Chosen("epoch_finished").note)
+    bus.attach(arrived)
+    run_epochs(loop, 1)
+    assert arrived.__self__.calls == [1]
+
+
+def test_a_marked_partial_keeps_its_mark_in_another_process(bus: EventBus, loop: Emitter) -> None:
+    bus.attach(_through_a_process(handles("epoch_finished")(functools.partial(_keep, _kept))))
+    run_epochs(loop, 1)
+    assert _kept == [1]
+
+
+_kept: list[int] = []
+
+
+def _keep(kept: list[int], epoch: int) -> None:
+    _kept.append(epoch)  # `kept` was pickled: it is another list
+
+
+def test_a_marked_method_looks_like_the_method() -> None:
+    chosen = Chosen("epoch_finished")
+    marked: Any = chosen.note
+    assert (marked.__name__, marked.__self__) == ("note", chosen)
+    assert list(inspect.signature(marked).parameters) == ["epoch"]
+
+
+def test_a_shallow_copy_is_refused_as_it_would_act_on_the_original(bus: EventBus) -> None:
+    with pytest.raises(AttachError, match="shallow copy: its 'note' works on the one that was"):
+        bus.attach(copy.copy(Chosen("epoch_finished")))
+
+
+def test_a_marked_method_of_another_object_may_be_kept(bus: EventBus, loop: Emitter) -> None:
+    class Group:
+        def __init__(self, one: Chosen) -> None:
+            self.note = one.note
+
+    one = Chosen("epoch_finished")
+    bus.attach(Group(one))
+    run_epochs(loop, 1)
+    assert one.calls == [1]

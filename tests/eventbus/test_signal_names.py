@@ -67,3 +67,46 @@ def test_what_other_frameworks_call_it_is_an_error_with_our_name(
     with pytest.raises(MISTAKE) as caught:
         bus.on(other)(lambda: None)
     assert_says(caught.value, other, "did you mean", repr(ours))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("validaton_*", "validation_*"),
+        ("val_*", "validation_*"),
+        ("epochs_*", "epoch_*"),
+        ("batch_finishd*", "batch_finished*"),
+        ("*_finishd", "*_finished"),
+        ("handler_*", "'handler_failed', which can be subscribed to by name"),
+    ],
+)
+def test_a_pattern_that_covers_nothing_and_looks_like_a_slip_is_warned_of(
+    bus: EventBus, caplog: pytest.LogCaptureFixture, pattern: str, meant: str
+) -> None:
+    bus.on(pattern, name="log")(lambda: None)
+    for words in ("'log'", repr(pattern), "covers no signal so far", meant):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["kittens_*", "test_*", "*_born", "train*", "[ab]_*", "x?"])
+def test_a_pattern_of_ones_own_may_be_subscribed_before_its_signals(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture, pattern: str
+) -> None:
+    bus.on(pattern)(lambda: None)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("validaton_*", "did you mean 'validation_*'?"),
+        ("kittens_*", "a strict bus knows only declared signals"),
+        ("state_*", "can be subscribed to by name"),
+    ],
+)
+def test_a_pattern_that_covers_nothing_is_an_error_on_a_strict_bus(pattern: str, why: str) -> None:
+    bus = EventBus(strict=True)
+    with pytest.raises(MISTAKE) as caught:
+        bus.on("epoch_started", pattern)(lambda: None)
+    assert_says(caught.value, pattern, "covers no signal", why)
+    assert bus.subscriptions == ()

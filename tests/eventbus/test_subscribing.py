@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, every
+from eventbus import AttachError, Emitter, EventBus, every
 
-from .recorders import MISTAKE, Recorder, StepCollector, assert_says
+from .recorders import MISTAKE, Counter, Recorder, StepCollector, assert_says, run_epochs
 
 
 def test_on_returns_the_function_unchanged(bus: EventBus) -> None:
@@ -159,6 +160,37 @@ def test_detach_of_one_bound_method_leaves_its_sibling(bus: EventBus, loop: Emit
     assert pair.calls == ["right"]
 
 
+def test_detach_of_an_object_ends_its_bound_methods(bus: EventBus, loop: Emitter) -> None:
+    counter, other = Counter(), Counter()
+    bus.attach(counter)
+    bus.on("epoch_started")(counter.end)
+    bus.on("epoch_started")(partial(counter.end))
+    bus.on("epoch_started")(other.end)
+    bus.detach(counter)
+    run_epochs(loop, 1)
+    assert (counter.calls, other.calls) == ([], ["end 1"])
+
+
+def test_detach_of_an_object_ends_a_method_that_was_attached_alone(
+    bus: EventBus, loop: Emitter
+) -> None:
+    counter = Counter()
+    bus.attach(counter.begin)
+    bus.detach(counter)
+    run_epochs(loop, 1)
+    assert counter.calls == []
+    bus.attach(counter.begin)  # it may come back
+
+
+def test_detach_of_nothing_ends_nothing(bus: EventBus, loop: Emitter) -> None:
+    counter = Counter()
+    bus.on("epoch_started")(counter.begin)
+    with pytest.raises(AttachError, match="None is not attached"):
+        bus.detach(None)
+    run_epochs(loop, 1)
+    assert counter.calls == ["begin 1"]
+
+
 def test_detach_of_one_handler_leaves_another_that_is_equal(bus: EventBus, loop: Emitter) -> None:
     @dataclass
     class Equal:
@@ -303,3 +335,27 @@ def test_the_name_of_a_subscription_is_a_non_empty_string(bus: EventBus, name: A
             subscribe("epoch_finished", name=name)
     with pytest.raises(TypeError, match="name= is a non-empty string"):
         bus.attach(lambda: None, name=name)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda bus: bus.on("run_started", nme="x"), "bus.on takes no 'nme'; did you mean 'name'?"),
+        (
+            lambda bus: bus.once("run_started", wen=1),
+            "bus.once takes no 'wen'; did you mean 'when'?",
+        ),
+        (
+            lambda bus: bus.attach(bus, every=5),
+            "bus.attach takes no 'every' (it takes: thing, when",
+        ),
+        (lambda bus: bus.attach(), "bus.attach needs 'thing': bus.attach(thing=...)"),
+        (lambda bus: bus.detach(), "bus.detach needs 'thing': bus.detach(thing=...)"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_the_words_of_the_call(
+    bus: Any, call: Callable[[Any], object], told: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(bus)
+    assert str(caught.value).startswith(told)

@@ -33,16 +33,22 @@ def _any_service() -> str:
     return str(importlib.import_module(name).any_service())
 
 
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _halving(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+
 ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "AlterBatch": lambda folder: {"function": lambda batch: batch},
+    "AlterBatch": lambda folder: {"function": _same},
     "CSVLog": lambda folder: {"path": folder / "log.csv"},
     "Checkpoint": lambda folder: {"directory": folder / "checkpoints", "resume": "auto"},
     "CutMix": lambda folder: {"classes": 3},
     "GradientClipping": lambda folder: {"max_norm": 0.5},
     "JSONLLog": lambda folder: {"path": folder / "log.jsonl"},
-    "LRSchedule": lambda folder: {
-        "factory": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    },
+    "LRSchedule": lambda folder: {"factory": _halving},
     "MixUp": lambda folder: {"classes": 3},
     "Notify": lambda folder: {"urls": _any_service()},
     "Plot": lambda folder: {"path": folder / "curves.svg"},

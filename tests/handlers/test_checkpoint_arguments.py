@@ -51,6 +51,18 @@ def test_resume_is_a_word_or_a_path(tmp_path: Path, resume: Any) -> None:
         Checkpoint(tmp_path, resume=resume)
 
 
+@pytest.mark.parametrize("resume", ["yes", "Auto", "always", "auto "])
+def test_a_word_that_is_neither_auto_nor_a_directory_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"'auto', 'never' or a path; got {resume!r}"):
+        Checkpoint(tmp_path, resume=resume)
+    (tmp_path / resume).mkdir()
+    Checkpoint(tmp_path, resume=resume)
+    Checkpoint(tmp_path, resume=tmp_path / "not there yet")
+
+
 def test_mode_is_checked(tmp_path: Path) -> None:
     mode: Any = "best"
     with pytest.raises(ValueError, match="mode is 'min' or 'max'"):

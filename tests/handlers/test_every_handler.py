@@ -6,12 +6,14 @@ an isolated failure. An argument that has no default goes into `ARGUMENTS` in li
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import io
 import json
 import math
 import os
+import pickle
 import pkgutil
 import re
 import signal
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +155,21 @@ def test_handler_attaches_and_detaches_and_leaves_nothing(cls: type, tmp_path: P
     assert bus.describe() == EventBus(strict=True).describe()
     assert footprint() == before
     bus.attach(handler)  # and may come again
+
+
+@every_handler
+@pytest.mark.parametrize(
+    "travel",
+    [lambda handler: pickle.loads(ForkingPickler.dumps(handler)), copy.deepcopy],
+    ids=["to a process", "copied"],
+)
+def test_handler_made_elsewhere_hears_the_same(
+    cls: type, tmp_path: Path, travel: Callable[[Any], Any]
+) -> None:
+    bus, handler = with_handler(cls, tmp_path)
+    elsewhere = EventBus(strict=True)
+    elsewhere.attach(travel(handler))
+    assert elsewhere.describe() == bus.describe()
 
 
 @every_handler

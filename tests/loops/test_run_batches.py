@@ -320,6 +320,15 @@ def test_steps_inside_an_epoch_end_with_it(bus: EventBus, transcript: Transcript
     assert run.step == 8
 
 
+@pytest.mark.parametrize("loader", [5, None])
+def test_what_cannot_be_iterated_over_is_refused_at_the_call(bus: EventBus, loader: Any) -> None:
+    with Run(bus) as run:
+        with pytest.raises(TypeError, match=rf"run.batches takes a loader, .*; got {loader!r}"):
+            run.batches(loader)
+        with pytest.raises(TypeError, match=rf"run.validate takes a loader, .*; got {loader!r}"):
+            run.validate(loader)
+
+
 def test_batches_inside_steps_are_refused(bus: EventBus) -> None:
     with Run(bus) as run:
         for _ in run.steps(1):

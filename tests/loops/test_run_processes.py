@@ -7,7 +7,7 @@ import pickle
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from eventbus import EventBus
+from eventbus import EventBus, Stop
 from eventbus.loops import Run
 
 from .transcripts import Transcript
@@ -24,30 +24,54 @@ class Holding(Dataset[int]):
 
     def __getitem__(self, place: int) -> int:
         self.run.bus.emit("text_written", tag="worker", text="hello")
+        answers = self.run.emit("text_written", tag="worker", text="hello")
+        assert not answers.pending
+        self.run.report(place=place, loss="of no kind")  # the second one would be a repeated key
+        assert self.run.transform("batch_loaded", place) == place
         return place
 
 
-def test_a_run_in_a_forked_worker_emits_nothing(bus: EventBus, transcript: Transcript) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_run_in_a_worker_is_inert(bus: EventBus, transcript: Transcript, method: str) -> None:
     @bus.on("text_written")
     def fail() -> None:
         raise AssertionError("a handler was called in a worker")
 
     with Run(bus) as run:
-        loader = DataLoader(Holding(run), num_workers=1, multiprocessing_context="fork")
+        loader = DataLoader(Holding(run), num_workers=1, multiprocessing_context=method)
         for batch in run.batches(loader):
             run.report(value=batch.float().mean())
     assert run.step == 2
     assert "text_written" not in transcript.names
+    assert set(run.metrics) == {"value"}
 
 
-def test_a_run_unpickles_to_one_that_is_not_open_on_a_bus_that_calls_nobody(
-    bus: EventBus, transcript: Transcript
-) -> None:
+def test_a_stop_that_is_pending_stays_behind_when_a_worker_is_forked(bus: EventBus) -> None:
+    with Run(bus) as run:
+        bus.answer(Stop("soon"), runs="all")
+        loader = DataLoader(Holding(run), num_workers=1, multiprocessing_context="fork")
+        assert [int(place) for place in loader] == [0, 1]
+    assert run.outcome == "stopped"
+
+
+def test_an_open_run_unpickles_to_one_that_calls_nobody(bus: EventBus) -> None:
     with Run(bus, name="digits") as run:
         next(run.batches([1]))
-        pickled = pickle.dumps(run)
-    copy = pickle.loads(pickled)
-    assert copy.outcome is None
-    assert copy.bus.inert
+        copy = pickle.loads(pickle.dumps(run))
+        run.report(loss=1.0)
+    assert (copy.name, copy.bus.inert, copy.outcome, copy.stop) == ("digits", True, None, None)
+    copy.report(loss=1.0)
+    copy.report(loss=2.0)
+    assert list(copy.epochs(2)) == [1, 2]
+    assert list(copy.batches("ab")) == ["a", "b"]
+    assert dict(copy.metrics) == {}
+    assert pickle.loads(pickle.dumps(copy)).name == "digits"
+
+
+def test_a_run_that_is_not_open_says_so_elsewhere_too(bus: EventBus) -> None:
+    copy = pickle.loads(pickle.dumps(Run(bus)))
     with pytest.raises(RuntimeError, match="open the Run first"):
         copy.report(loss=1.0)
+    with copy:
+        assert list(copy.epochs(1)) == [1]
+    assert copy.outcome == "completed"

@@ -34,6 +34,12 @@ def test_asking_for_the_model_of_several_names_models(bus: EventBus) -> None:
     assert "models" in str(error)
 
 
+@pytest.mark.parametrize("name", ["", 5])
+def test_a_name_that_is_none_is_refused_when_the_run_is_made(bus: EventBus, name: Any) -> None:
+    with pytest.raises(TypeError, match=f"name= is a non-empty string; got {name!r}"):
+        Run(bus, name=name)
+
+
 def test_one_model_and_several_are_refused_together(bus: EventBus) -> None:
     with pytest.raises(ValueError, match="model= or models="):
         Run(bus, model=nn.Linear(1, 1), models=two_models())
