@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +90,33 @@ def test_number_that_is_on_the_host_stops_at_once() -> None:
     loop = Loop(NonFiniteGuard())
     loop.step(NAN)
     assert loop.reason == "not finite in step 1: loss is nan"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (np.float32(NAN), "nan"),
+        (np.float16(INF), "inf"),
+        (np.float64(-INF), "-inf"),
+        (np.array(NAN), "nan"),
+        (np.array([INF]), "inf"),
+        (10**400, "inf"),
+    ],
+)
+def test_number_of_any_type_stops_at_once(value: Any, told: str) -> None:
+    in_metrics, in_loss = Loop(NonFiniteGuard()), Loop(NonFiniteGuard("skip"))
+    in_metrics.step(1.0, other=value)
+    assert in_metrics.reason == f"not finite in step 1: other is {told}"
+    skip = in_loss.backward(value).skip
+    assert skip is not None
+    assert skip.reason == f"not finite in step 1: loss is {told}"
+
+
+@pytest.mark.parametrize("value", ["nan", None, [NAN], np.array([NAN, NAN]), object()])
+def test_what_is_no_number_is_passed_over(value: Any) -> None:
+    loop = Loop(NonFiniteGuard())
+    loop.step(1.0, other=value)
+    assert loop.reason is None
 
 
 def test_metric_stops_the_run() -> None:
