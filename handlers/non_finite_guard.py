@@ -139,20 +139,27 @@ class NonFiniteGuard:
             self._mark_skipping(when)
         else:
             self._mark_looking((on,) if isinstance(on, str) else tuple(on), when)
+        self._mark_ends()
 
     def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
 
     def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
-        settling = handles("epoch_finished", "epoch_interrupted", priority=Priority.DECIDE)
-        self.settle = settling(self.settle)  # type: ignore[method-assign]  # likewise
         if "gradients" in self.watch:
             first = handles("backward_finished", when=when, priority=_FIRST)
             self.look_at_gradients = first(self.look_at_gradients)  # type: ignore[method-assign]  # likewise
         if self.watch != ("gradients",):
             looking = handles(*on, when=when, priority=Priority.DECIDE)
             self.look = looking(self.look)  # type: ignore[method-assign]  # likewise
+
+    def _mark_ends(self) -> None:
+        """Mark these last, so that they act on what is looked at on the same signal too."""
+        if self.action != "skip":
+            settling = handles("epoch_finished", "epoch_interrupted", priority=Priority.DECIDE)
+            self.settle = settling(self.settle)  # type: ignore[method-assign]  # likewise
+        finishing = handles("run_finished", priority=Priority.DECIDE)
+        self.finish = finishing(self.finish)  # type: ignore[method-assign]  # likewise
 
     def _start_over(self) -> None:
         self.skips = self.skipped = 0
@@ -194,7 +201,6 @@ class NonFiniteGuard:
         """Act on all that was sent; wait for the device where that is needed."""
         return self._act_on_arrived(wait=True)
 
-    @handles("run_finished", priority=Priority.DECIDE)
     def finish(self) -> Stop | None:
         """Act on what is left; warn where nothing could be skipped."""
         if self.action == "skip" and not self._has_judged:

@@ -217,6 +217,21 @@ def test_other_signals_may_be_looked_at() -> None:
     assert loop.reason == "not finite in step 1: val_loss is inf"
 
 
+def test_what_is_looked_at_when_an_epoch_ends_is_acted_on_then() -> None:
+    bus = EventBus(strict=True)
+    bus.attach(NonFiniteGuard(on="epoch_finished"))
+    with Run(bus) as run:
+        for epoch in run.epochs(4):
+            run.report(other=tensor(NAN if epoch == 2 else 1.0))
+    assert (run.outcome, run.epoch) == ("stopped", 2)
+
+
+def test_what_is_looked_at_when_a_run_ends_is_acted_on_then() -> None:
+    loop = Loop(NonFiniteGuard("raise", on="run_finished"))
+    with pytest.raises(NonFiniteError, match="other is nan"):
+        loop.emitter.emit("run_finished", reason="completed", metrics={"other": tensor(NAN)})
+
+
 def test_filter_says_when_to_look() -> None:
     loop = Loop(NonFiniteGuard(when=every(2)))
     loop.step(tensor(NAN))
