@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Filter, Priority, SkipBatch, Stop, handles
+from eventbus import Event, Filter, Priority, SkipBatch, Stop, handles
 
 from ._in_transit import (
     InTransit,
@@ -66,7 +66,8 @@ class NonFiniteGuard:
 
     ==================  =====================================================================
     signals consumed    `backward_finished`; unless skipping that of `on`, `epoch_finished` and
-                        `epoch_interrupted`; `run_started`, `run_finished`, `run_closed`
+                        `epoch_interrupted`; skipping `batch_finished`; `run_started`,
+                        `run_finished`, `run_closed`
     values produced     the answer `Stop` or `SkipBatch`, or `NonFiniteError`
     cost                "stop" and "raise": one small copy to the host each step that nobody waits
                         for, and one pass over the gradients; a wait at the end of each epoch.
@@ -144,6 +145,8 @@ class NonFiniteGuard:
     def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
+        hearing = handles("backward_finished", "batch_finished", priority=Priority.DECIDE)
+        self.hear = hearing(self.hear)  # type: ignore[method-assign]  # likewise
 
     def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
         if "gradients" in self.watch:
@@ -175,7 +178,7 @@ class NonFiniteGuard:
     def release(self) -> None:
         """Forget what was sent: it concerns this run alone."""
         self._sent.clear()
-        self._has_judged = False
+        self._heard: set[str] = set()
         self._has_acted = False
 
     # -- stop and raise: look now, act when the numbers are there
@@ -202,8 +205,8 @@ class NonFiniteGuard:
         return self._act_on_arrived(wait=True)
 
     def finish(self) -> Stop | None:
-        """Act on what is left; warn where nothing could be skipped."""
-        if self.action == "skip" and not self._has_judged:
+        """Act on what is left; warn where steps were taken of which none could be skipped."""
+        if self._heard == {"batch_finished"}:
             logger.warning(
                 "NonFiniteGuard could skip no batch: the loop emits no backward_finished"
             )
@@ -240,11 +243,14 @@ class NonFiniteGuard:
 
     # -- skip: look and act at once
 
+    def hear(self, event: Event) -> None:
+        """Note that the loop emits this, whatever the filter says."""
+        self._heard.add(event.name)
+
     def judge(
         self, step: int = 0, loss: Any = None, models: Mapping[str, Any] | None = None
     ) -> list[SkipBatch | Stop] | None:
         """Skip the batch if the loss or a gradient is not finite; this waits for the device."""
-        self._has_judged = True
         values = self._watched(loss, None)
         tensors = tensors_in(values)
         if "gradients" in self.watch:

@@ -368,6 +368,19 @@ def test_loop_in_which_nothing_can_be_skipped_is_warned_of(
     assert "the loop emits no backward_finished" in record.getMessage()
 
 
+@pytest.mark.parametrize("data", [[], [1.0]])
+def test_loop_that_has_nothing_to_train_on_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, data: list[float]
+) -> None:
+    bus = EventBus(strict=True)
+    bus.attach(NonFiniteGuard("skip", when=every(2)))  # not due in the only step there may be
+    with Run(bus) as run:
+        for value in run.batches(data):
+            run.emit("backward_finished", loss=value)
+            run.report(loss=value)
+    assert caplog.records == []
+
+
 def test_skips_are_counted_on_after_a_resume() -> None:
     guard = NonFiniteGuard("skip", max_skips=3)
     loop = Loop(guard)
