@@ -81,7 +81,9 @@ class Checkpoint(WithoutBus):
     at_end
         Save at the end of the run too, completed or stopped, unless that step was saved already: so
         a run that is stopped, preempted for example, can go on where it was. It holds the state
-        before handlers put back the best weights for use. Only where the loop tells its step.
+        before handlers put back the best weights for use. Only where the loop tells its step. It
+        holds what there is: weights that are NaN, too, where the run was stopped for that
+        (`NonFiniteGuard` says what to do then).
     on_failure
         Save when the run fails or is interrupted by Ctrl-C; the step that failed may be half in it.
         What goes wrong is logged and noted on the run's own exception. In a single process only:

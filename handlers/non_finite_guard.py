@@ -83,6 +83,11 @@ class NonFiniteGuard:
     message names the step concerned. Metrics that are numbers on the host already are acted on at
     once. They act once in a run: what comes after a NaN is NaN.
 
+    So what is saved from that step on holds what came of it, and a checkpoint that is saved where
+    "stop" has ended a run is the newest one: ``Checkpoint(resume="auto")`` would load it and be
+    stopped again. Go on from the path of an older one, or from the best. With "raise" the run fails
+    instead, and nothing is saved at its end (but with `on_failure`).
+
     Parameters
     ----------
     action
@@ -239,6 +244,11 @@ class NonFiniteGuard:
         message = _in_words(found, step)
         if self.action == "raise":
             raise NonFiniteError(message, found, step)
+        logger.warning(
+            "what is saved from step %d on may not be finite: a checkpoint to go on from is an "
+            "older one, or the best (resume=<its path>)",
+            step,
+        )
         return Stop(message)
 
     # -- skip: look and act at once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from eventbus import Answers, EventBus, RestoredState, every
-from eventbus.handlers import GradientClipping, NonFiniteGuard
+from eventbus.handlers import Checkpoint, GradientClipping, NonFiniteGuard
 from eventbus.handlers._in_transit import largest_magnitudes, merged, send
 from eventbus.handlers.non_finite_guard import NonFiniteError
 from eventbus.loops import Run
@@ -271,6 +272,14 @@ def test_run_is_stopped_once() -> None:
     assert len(recording.answers) == 1
 
 
+def test_whoever_is_stopped_is_told_to_go_on_from_before(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(NonFiniteGuard())
+    for _ in range(3):
+        loop.step(tensor(NAN))
+    (record,) = caplog.records
+    assert "saved from step 1 on may not be finite" in record.getMessage()
+
+
 def test_next_run_is_guarded_again() -> None:
     loop = Loop(NonFiniteGuard())
     for _ in range(2):
@@ -302,6 +311,26 @@ def test_error_tells_what_and_where() -> None:
         loop.step(tensor(1.0))
     assert caught.value.step == 1
     assert list(caught.value.values) == ["gradient of a"]
+
+
+def test_run_that_failed_goes_on_from_before_the_nan(tmp_path: Path) -> None:
+    def train(bad_step: int) -> Run:
+        bus, model = EventBus(), torch.nn.Linear(1, 1)
+        bus.attach(NonFiniteGuard("raise"))
+        bus.attach(Checkpoint(tmp_path, best=None, resume="auto"))
+        with Run(bus, model=model) as run:
+            for _ in run.epochs(4):
+                for value in run.batches([1.0, 2.0]):
+                    loss = tensor(NAN if run.step == bad_step else value)
+                    model.weight.data.add_(loss)
+                    run.report(loss=loss)
+        assert math.isfinite(model.weight.item())
+        return run
+
+    for bad_step in (4, 5):  # the last of an epoch, and the first
+        with pytest.raises(NonFiniteError, match=f"step {bad_step}"):
+            train(bad_step)
+    assert train(0).step == 8
 
 
 def test_error_survives_pickling() -> None:
