@@ -30,7 +30,7 @@ class EarlyStopping:
                         improvement
     state               best, best_epoch, best_step, count, observations, the best weights; starts
                         anew with a run that does not resume
-    band, errors        DECIDE; raised
+    band, errors        DECIDE, and ALTER where it puts the best weights back; raised
     ==================  =====================================================================
 
     Parameters
@@ -64,7 +64,9 @@ class EarlyStopping:
         does, a run that recovers.
     restore_best
         Keep a copy of the weights at each improvement, and load it when the run has finished,
-        before anything is saved there. It changes the model; where it is off, nothing does.
+        before the handlers that you subscribe to `run_finished`, so that they save the best. What
+        `Checkpoint` saves at the end are the last ones, to go on from. It changes the model; where
+        it is off, nothing does.
 
     Attributes
     ----------
@@ -179,7 +181,7 @@ class EarlyStopping:
         told = ", ".join(f"{name} {count}" for name, count in places.items() if count is not None)
         return f"{self.best:.6g} ({told})" if told else f"{self.best:.6g}"
 
-    @handles("run_finished", priority=Priority.DECIDE)
+    @handles("run_finished", priority=Priority.ALTER)
     def finish(self, event: Event) -> None:
         """Put the best weights back; warn where the metric never came."""
         if self._best_weights is not None and self.restore_best:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import Answers, EventBus, EventBusError, RestoredState, Stop, every
+from eventbus import Answers, EventBus, EventBusError, Priority, RestoredState, Stop, every
 from eventbus.handlers import EarlyStopping
 from eventbus.handlers._monitor import Monitor
 
@@ -391,14 +391,15 @@ def test_best_weights_survive_a_resume() -> None:
     assert model.weight.item() == 1.0
 
 
-def test_best_weights_are_in_place_before_anything_is_saved_at_the_end() -> None:
+@pytest.mark.parametrize("priority", [Priority.MEASURE, Priority.NORMAL, Priority.PERSIST])
+def test_best_weights_are_in_place_before_anything_is_saved_at_the_end(priority: int) -> None:
     model = model_of(1.0)
     loop = Loop(EarlyStopping(restore_best=True), model=model)
     loop.validate(val_loss=1.0)
     set_weight(model, 2.0)
     saved = []
 
-    @loop.bus.on("run_finished", priority=-600)
+    @loop.bus.on("run_finished", priority=priority)
     def save(model: torch.nn.Linear) -> None:
         saved.append(model.weight.item())
 
