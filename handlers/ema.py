@@ -60,8 +60,8 @@ class EMA:
     Attributes
     ----------
     averaged : torch.optim.swa_utils.AveragedModel or None
-        Call it, or save `averaged.module`; None before the first update. It is on the model's
-        device and in evaluation mode.
+        Call it, or save `averaged.module`; None before the first update, but there as soon as a
+        resumed run has started. It is on the model's device and in evaluation mode.
     updates : int
         How often it was updated.
 
@@ -113,10 +113,14 @@ class EMA:
         self._restored: dict[str, Tensor] = {}
 
     @handles("run_started", priority=Priority.MEASURE)
-    def start(self, resumed_from: str | None = None) -> None:
-        """Forget the average of an earlier run, unless this one resumes."""
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
+        """Forget the average of an earlier run, unless this one resumes: then have it ready."""
         if resumed_from is None:
             self._start_over()
+        elif self._restored:  # nothing may be left to train, and to update it on
+            model = self._model(event)
+            if model is not None:
+                self._averaged_of(model)
 
     # -- the average
 
@@ -193,7 +197,7 @@ class EMA:
         return {"averaged": dict(averaged), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave; it goes to the model's device when first needed."""
+        """Take over what `state_dict` gave; it goes to the model's device when the run starts."""
         self.averaged = None
         self._restored, self.updates = dict(state["averaged"]), state["updates"]
 

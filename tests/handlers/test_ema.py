@@ -403,6 +403,24 @@ def test_resumed_run_may_validate_with_the_average_at_once() -> None:
     assert values_of(loop.model) == values_of(source.averaged.module)
 
 
+def test_average_is_there_where_a_resumed_run_has_nothing_left_to_train(tmp_path: Path) -> None:
+    def train() -> EMA:
+        bus, model, ema = EventBus(strict=True), Counting(), EMA(decay=0.7)
+        bus.attach(ema)
+        bus.attach(Checkpoint(tmp_path, resume="auto", best=None))
+        with Run(bus, model=model) as run:
+            for _ in run.epochs(2):
+                for _ in run.batches([1, 2]):
+                    model.move(1.0)
+                    run.report(loss=1.0)
+        return ema
+
+    whole, again = train().averaged, train().averaged
+    assert whole is not None
+    assert again is not None
+    assert values_of(again) == values_of(whole)
+
+
 def test_fresh_run_begins_a_new_average() -> None:
     ema = EMA(decay=0.5)
     loop = Loop(ema).start().steps(3)
