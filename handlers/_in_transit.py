@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._monitor import as_numbers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -121,8 +123,11 @@ def tensors_in(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return those of `values` that are numbers on the host."""
-    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+    """Return those of `values` that are numbers on the host; numpy's are too."""
+    import torch
+
+    on_host = {k: v for k, v in values.items() if not isinstance(v, torch.Tensor)}
+    return as_numbers(on_host)
 
 
 def not_finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import abstractmethod
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +170,8 @@ def _partners(count: int, device: torch.device, generator: torch.Generator) -> T
 def with_parts(batch: Any, parts: Mapping[Any, Any]) -> Any:
     """Return a batch of the same kind with some parts replaced; the old one is not changed.
 
+    A mapping that is not a dict of some class becomes a plain one.
+
     Examples
     --------
     >>> from eventbus.handlers._mixing import with_parts
@@ -175,7 +179,7 @@ def with_parts(batch: Any, parts: Mapping[Any, Any]) -> Any:
     ((10, 2, 3), {'x': 10, 'id': 2})
     """
     if isinstance(batch, Mapping):
-        return {**batch, **parts}
+        return _with_items(batch, parts)
     values = list(batch)
     for position, value in parts.items():
         values[position] = value
@@ -183,3 +187,12 @@ def with_parts(batch: Any, parts: Mapping[Any, Any]) -> Any:
         named = getattr(batch, "_make", None)
         return tuple(values) if named is None else named(values)
     return values
+
+
+def _with_items(batch: Mapping[Any, Any], parts: Mapping[Any, Any]) -> Any:
+    if not isinstance(batch, dict | UserDict):
+        return {**batch, **parts}  # a copy may share its items with the old one, or take no others
+    new = copy.copy(batch)  # keeps the class, and what it has besides the items
+    for key, part in parts.items():
+        new[key] = part
+    return new

@@ -120,8 +120,8 @@ def as_number(value: Any, what: str) -> float:
     if isinstance(value, str | bytes):
         raise TypeError(f"{what} must be a number, got {value!r}")
     try:
-        # A loss that still carries its graph is a number too; torch warns unless it is detached.
-        return float(value.detach() if hasattr(value, "detach") else value)
+        # `item`: of a loss that carries its graph, or an array of one element, `float` warns.
+        return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError) as error:

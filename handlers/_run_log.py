@@ -50,7 +50,8 @@ class RunLog(ABC):
         else:
             self._held.append((run_id, row))
 
-    @handles("run_opened", priority=Priority.REPORT + 1, on_error="isolate")
+    # Before whoever may emit there, or fail: what that leads to is not of the run before.
+    @handles("run_opened", priority=Priority.ALTER + 50, on_error="isolate")
     def hold(self) -> None:
         """Keep rows until it is known whether the run resumes."""
         self._held = []
@@ -69,6 +70,12 @@ class RunLog(ABC):
         self.release()
 
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
+    def close(self) -> None:
+        """Write what a run that failed before it started has told, into a file of its own."""
+        if self._held and not self._file.resumes:
+            self._file.renew()
+        self.release()
+
     def release(self) -> None:
         """Write the rows that were held."""
         held, self._held = self._held or [], None

@@ -30,6 +30,7 @@ __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
 _EVERY_TIME = every(1)
 _ENDS = ("epoch_interrupted", "run_finished")
+_LAST_WEIGHTS = Priority.ALTER + 50  # before those that put back the best
 _WHOLE = ("epoch_finished", *_ENDS)  # a save on these holds all that was done up to its step
 
 
@@ -48,8 +49,8 @@ class Checkpoint(WithoutBus):
                         copied there. That takes memory for a copy of all tensors
     state               the ids of the checkpoints that are its own to delete
     needs               for `export` safetensors: `pip install 'training-eventbus[safetensors]'`
-    band, errors        PERSIST, and at the run's end just before DECIDE; raised; rank 0 writes,
-                        every rank is asked for its state
+    band, errors        PERSIST; at the run's end before ALTER, and where a `Stop` has cut an epoch
+                        just before DECIDE; raised; rank 0 writes, every rank is asked for its state
     ==================  =====================================================================
 
     Every save is a directory of its own, ``step-<step>-<number of the save>``, with the state as
@@ -82,7 +83,10 @@ class Checkpoint(WithoutBus):
     at_end
         Save at the end of the run too, completed or stopped, unless that step was saved already: so
         a run that is stopped, preempted for example, can go on where it was. It holds the state
-        before handlers put back the best weights for use. Only where the loop tells its step.
+        before handlers put back the best weights for use, and before those that you subscribe to
+        `run_finished`. Only where the loop tells its step. It
+        holds what there is: weights that are NaN, too, where the run was stopped for that
+        (`NonFiniteGuard` says what to do then).
     on_failure
         Save when the run fails or is interrupted by Ctrl-C; the step that failed may be half in it.
         What goes wrong is logged and noted on the run's own exception. In a single process only:
@@ -232,7 +236,8 @@ class Checkpoint(WithoutBus):
         """Tell what another thread has saved meanwhile, or raise what kept it from that."""
         self._settle(bus, wait=False)
 
-    @handles(*_ENDS, priority=Priority.DECIDE + 1)
+    @handles("run_finished", priority=_LAST_WEIGHTS)
+    @handles("epoch_interrupted", priority=Priority.DECIDE + 1)
     def save_at_end(self, event: Event, step: int | None = None) -> None:
         """Save where a `Stop` has cut the epoch, and where the run ends."""
         is_due = event.name in self._ends and step and step != self._saved_whole

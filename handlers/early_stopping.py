@@ -29,9 +29,9 @@ class EarlyStopping:
     cost                each step: nothing. Each observation: reading one metric, a transfer from
                         the device; with `restore_best` a copy of the weights to the CPU at each
                         improvement
-    state               best, best_epoch, best_step, count, observations, the best weights; starts
-                        anew with a run that does not resume
-    band, errors        DECIDE; raised
+    state               best, best_epoch, best_step, last, count, observations, the best weights;
+                        starts anew with a run that does not resume
+    band, errors        DECIDE, and ALTER where it puts the best weights back; raised
     ==================  =====================================================================
 
     Parameters
@@ -65,7 +65,9 @@ class EarlyStopping:
         does, a run that recovers.
     restore_best
         Keep a copy of the weights at each improvement, and load it when the run has finished,
-        before anything is saved there. It changes the model; where it is off, nothing does.
+        before the handlers that you subscribe to `run_finished`, so that they save the best. What
+        `Checkpoint` saves at the end are the last ones, to go on from. It changes the model; where
+        it is off, nothing does.
 
     Attributes
     ----------
@@ -73,6 +75,8 @@ class EarlyStopping:
         The last value that was an improvement; None before the first.
     best_epoch, best_step : int or None
         Where that was, counted from 1, where the signal tells.
+    last : float or None
+        The value of the last observation; None before the first.
     count : int
         Observations since then that count against the patience.
     observations : int
@@ -121,6 +125,7 @@ class EarlyStopping:
         self.best: float | None = None
         self.best_epoch: int | None = None
         self.best_step: int | None = None
+        self.last: float | None = None
         self.count = 0
         self.observations = 0
         self._best_weights: dict[str, Any] | None = None
@@ -130,13 +135,15 @@ class EarlyStopping:
         """Forget all of an earlier run, unless this one goes on from a checkpoint.
 
         A run that was stopped here is stopped again at once, not an observation later; more
-        patience lets it go on.
+        patience, or another `stop_at` or `non_finite`, lets it go on.
         """
         if resumed_from is None:
             self._start_over()
         if not self.observations:
             return None
-        return self._verdict(math.nan if self.best is None else self.best)
+        last, best = (math.nan if value is None else value for value in (self.last, self.best))
+        # The best too: it may reach a `stop_at` that the run was given only now.
+        return self._verdict(last) or self._verdict(best)
 
     def decide(self, event: Event) -> Stop | None:
         """Take one observation, and say whether the run should stop."""
@@ -146,6 +153,7 @@ class EarlyStopping:
         if not math.isfinite(value) and self.non_finite == "ignore":
             return None
         self.observations += 1
+        self.last = value
         if self.monitor.improves(value, self.best):
             self._improve(value, event)
         elif self.observations > self.warmup:
@@ -179,7 +187,7 @@ class EarlyStopping:
         told = ", ".join(f"{name} {count}" for name, count in places.items() if count is not None)
         return f"{self.best:.6g} ({told})" if told else f"{self.best:.6g}"
 
-    @handles("run_finished", priority=Priority.DECIDE)
+    @handles("run_finished", priority=Priority.ALTER)
     def finish(self, event: Event) -> None:
         """Put the best weights back; warn where the metric never came."""
         if self._best_weights is not None and self.restore_best:
@@ -194,6 +202,7 @@ class EarlyStopping:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "best_step": self.best_step,
+            "last": self.last,
             "count": self.count,
             "observations": self.observations,
             "best_weights": self._best_weights,
@@ -204,6 +213,7 @@ class EarlyStopping:
         self.best = state["best"]
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
         self.count, self.observations = state["count"], state["observations"]
+        self.last = state.get("last", self.best)  # states that are older have none
         self._best_weights = state["best_weights"]
 
 

@@ -32,8 +32,8 @@ class EMA:
 
     ==================  =====================================================================
     signals consumed    that of `on`; `run_started`; with `validate` also `validation_started`,
-                        `validation_done`, `validation_interrupted`, `run_failed`, `run_closed`,
-                        `state_requested`
+                        and during one `validation_done`, `validation_interrupted`, `run_failed`,
+                        `run_closed`, `state_requested`
     values produced     `averaged`; with `validate` the model's weights during a validation
     cost                each step: one pass over the weights, no synchronisation. Memory: one copy
                         of the model, and a second one during a validation with it
@@ -48,8 +48,8 @@ class EMA:
         From 0 to below 1; about ``1 / (1 - decay)`` steps are averaged.
     validate
         Have validations see the averaged weights. The trained ones are put back, bit for bit,
-        before anybody else hears of the validation's end, also when it was interrupted or the run
-        failed.
+        before anybody else hears of the validation's end, also when it was interrupted, the run
+        failed or this was detached meanwhile.
     model
         Which one, where the run has several.
     on
@@ -60,8 +60,8 @@ class EMA:
     Attributes
     ----------
     averaged : torch.optim.swa_utils.AveragedModel or None
-        Call it, or save `averaged.module`; None before the first update. It is on the model's
-        device and in evaluation mode.
+        Call it, or save `averaged.module`; None before the first update, but there as soon as a
+        resumed run has started. It is on the model's device and in evaluation mode.
     updates : int
         How often it was updated.
 
@@ -103,9 +103,7 @@ class EMA:
 
     def _mark_exchange(self) -> None:
         began = handles("validation_started", priority=Priority.ALTER)(self.lend)
-        ended = handles(*_ENDS, priority=Priority.ALTER)(self.put_back)
-        saved = handles("state_requested", priority=Priority.ALTER)(self.protect)
-        self.lend, self.put_back, self.protect = began, ended, saved  # type: ignore[method-assign]  # likewise
+        self.lend = began  # type: ignore[method-assign]  # likewise
 
     def _start_over(self) -> None:
         self.averaged: AveragedModel | None = None
@@ -113,10 +111,14 @@ class EMA:
         self._restored: dict[str, Tensor] = {}
 
     @handles("run_started", priority=Priority.MEASURE)
-    def start(self, resumed_from: str | None = None) -> None:
-        """Forget the average of an earlier run, unless this one resumes."""
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
+        """Forget the average of an earlier run, unless this one resumes: then have it ready."""
         if resumed_from is None:
             self._start_over()
+        elif self._restored:  # nothing may be left to train, and to update it on
+            model = self._model(event)
+            if model is not None:
+                self._averaged_of(model)
 
     # -- the average
 
@@ -166,10 +168,17 @@ class EMA:
         if model is None or self._trained or not self.updates:
             return
         averaged = self._averaged_of(model)
+        self._hear_the_end(event)
         with _plain_tensors():
             # All are kept before the first is changed: Ctrl-C in between loses nothing.
             self._trained = [tensor.detach().clone() for tensor in _tensors(model)]
             _copy(_tensors(averaged.module), _tensors(model))
+
+    def _hear_the_end(self, event: Event) -> None:
+        """Subscribe here to what ends it: whoever detaches this meanwhile has the weights back."""
+        sender = event.sender if event.emitter.inner else None
+        for back, signals in ((self.put_back, _ENDS), (self.protect, ("state_requested",))):
+            event.bus.on(*signals, sender=sender, priority=Priority.ALTER, name="EMA")(back)
 
     def put_back(self, event: Event) -> None:
         """Give the model its own weights again, where it has not got them."""
@@ -178,6 +187,8 @@ class EMA:
             with _plain_tensors():
                 _copy(self._trained, _tensors(model))
             self._trained = []
+            event.bus.detach(self.put_back)
+            event.bus.detach(self.protect)
 
     def protect(self, event: Event) -> None:
         """Keep the averaged weights out of a checkpoint that is made during a validation."""
@@ -196,7 +207,7 @@ class EMA:
         return {"averaged": dict(averaged), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave; it goes to the model's device when first needed."""
+        """Take over what `state_dict` gave; it goes to the model's device when the run starts."""
         self.averaged = None
         self._restored, self.updates = dict(state["averaged"]), state["updates"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Filter, Priority, SkipBatch, Stop, handles
+from eventbus import Event, Filter, Priority, SkipBatch, Stop, handles
 from eventbus.handlers._arguments import signals_given
 
 from ._in_transit import (
@@ -67,7 +67,8 @@ class NonFiniteGuard:
 
     ==================  =====================================================================
     signals consumed    `backward_finished`; unless skipping that of `on`, `epoch_finished` and
-                        `epoch_interrupted`; `run_started`, `run_finished`, `run_closed`
+                        `epoch_interrupted`; skipping `batch_finished`; `run_started`,
+                        `run_finished`, `run_closed`
     values produced     the answer `Stop` or `SkipBatch`, or `NonFiniteError`
     cost                "stop" and "raise": one small copy to the host each step that nobody waits
                         for, and one pass over the gradients; a wait at the end of each epoch.
@@ -82,6 +83,11 @@ class NonFiniteGuard:
     at the latest when the epoch or the run ends. The optimizer has taken the step by then. The
     message names the step concerned. Metrics that are numbers on the host already are acted on at
     once. They act once in a run: what comes after a NaN is NaN.
+
+    So what is saved from that step on holds what came of it, and a checkpoint that is saved where
+    "stop" has ended a run is the newest one: ``Checkpoint(resume="auto")`` would load it and be
+    stopped again. Go on from the path of an older one, or from the best. With "raise" the run fails
+    instead, and nothing is saved at its end (but with `on_failure`).
 
     Parameters
     ----------
@@ -140,20 +146,29 @@ class NonFiniteGuard:
             self._mark_skipping(when)
         else:
             self._mark_looking(signals_given(on), when)
+        self._mark_ends()
 
     def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
+        hearing = handles("backward_finished", "batch_finished", priority=Priority.DECIDE)
+        self.hear = hearing(self.hear)  # type: ignore[method-assign]  # likewise
 
     def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
-        settling = handles("epoch_finished", "epoch_interrupted", priority=Priority.DECIDE)
-        self.settle = settling(self.settle)  # type: ignore[method-assign]  # likewise
         if "gradients" in self.watch:
             first = handles("backward_finished", when=when, priority=_FIRST)
             self.look_at_gradients = first(self.look_at_gradients)  # type: ignore[method-assign]  # likewise
         if self.watch != ("gradients",):
             looking = handles(*on, when=when, priority=Priority.DECIDE)
             self.look = looking(self.look)  # type: ignore[method-assign]  # likewise
+
+    def _mark_ends(self) -> None:
+        """Mark these last, so that they act on what is looked at on the same signal too."""
+        if self.action != "skip":
+            settling = handles("epoch_finished", "epoch_interrupted", priority=Priority.DECIDE)
+            self.settle = settling(self.settle)  # type: ignore[method-assign]  # likewise
+        finishing = handles("run_finished", priority=Priority.DECIDE)
+        self.finish = finishing(self.finish)  # type: ignore[method-assign]  # likewise
 
     def _start_over(self) -> None:
         self.skips = self.skipped = 0
@@ -169,7 +184,7 @@ class NonFiniteGuard:
     def release(self) -> None:
         """Forget what was sent: it concerns this run alone."""
         self._sent.clear()
-        self._has_judged = False
+        self._heard: set[str] = set()
         self._has_acted = False
 
     # -- stop and raise: look now, act when the numbers are there
@@ -195,10 +210,9 @@ class NonFiniteGuard:
         """Act on all that was sent; wait for the device where that is needed."""
         return self._act_on_arrived(wait=True)
 
-    @handles("run_finished", priority=Priority.DECIDE)
     def finish(self) -> Stop | None:
-        """Act on what is left; warn where nothing could be skipped."""
-        if self.action == "skip" and not self._has_judged:
+        """Act on what is left; warn where steps were taken of which none could be skipped."""
+        if self._heard == {"batch_finished"}:
             logger.warning(
                 "NonFiniteGuard could skip no batch: the loop emits no backward_finished"
             )
@@ -231,15 +245,23 @@ class NonFiniteGuard:
         message = _in_words(found, step)
         if self.action == "raise":
             raise NonFiniteError(message, found, step)
+        logger.warning(
+            "what is saved from step %d on may not be finite: a checkpoint to go on from is an "
+            "older one, or the best (resume=<its path>)",
+            step,
+        )
         return Stop(message)
 
     # -- skip: look and act at once
+
+    def hear(self, event: Event) -> None:
+        """Note that the loop emits this, whatever the filter says."""
+        self._heard.add(event.name)
 
     def judge(
         self, step: int = 0, loss: Any = None, models: Mapping[str, Any] | None = None
     ) -> list[SkipBatch | Stop] | None:
         """Skip the batch if the loss or a gradient is not finite; this waits for the device."""
-        self._has_judged = True
         values = self._watched(loss, None)
         tensors = tensors_in(values)
         if "gradients" in self.watch:

@@ -224,12 +224,13 @@ class ProgressBar:
         part = self._part()
         width = min(_BAR_CELLS, max(5, self._line.width // 4))
         bar = Bar(1.0, part or 0.0, width=width, pulse=part is None, animation_time=0.0)
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column()  # the one to give way where the terminal is narrow
         words = Text("  ".join(filter(None, self._words())), no_wrap=True, overflow="crop")
-        table.add_row(Text(self._counts()), bar, words)
+        cells = [Text(counts), bar] if (counts := self._counts()) else [bar]
+        table = Table.grid(padding=(0, 1))
+        for _ in cells:
+            table.add_column(no_wrap=True)
+        table.add_column()  # the one to give way where the terminal is narrow
+        table.add_row(*cells, words)
         return table
 
     def _part(self) -> float | None:
@@ -239,8 +240,10 @@ class ProgressBar:
         return progress.fraction()
 
     def _counts(self) -> str:
-        epochs = self._progress.epochs
-        return f"epoch {self._progress.epoch}{f'/{epochs}' if epochs else ''}"
+        epoch, epochs = self._progress.epoch, self._progress.epochs
+        if not epoch and not epochs:
+            return ""  # a loop without epochs
+        return f"epoch {epoch}{f'/{epochs}' if epochs else ''}"
 
     def _words(self) -> list[str]:
         progress = self._progress

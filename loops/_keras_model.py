@@ -15,6 +15,8 @@ import numpy
 import torch
 from keras.src.saving.keras_saveable import KerasSaveable
 
+from eventbus.loops._keras_names import names_followed
+
 __all__ = ["ModelState", "Stowage", "copied", "stowed_in"]
 
 ATTRIBUTE = "_eventbus"
@@ -138,6 +140,7 @@ def copied(model: Any, memo: dict[int, Any]) -> Any:
     for part in copy.modules():
         if hasattr(part, "_track_variables"):
             part._track_variables()
+    names_followed(copy)
     memo[id(model)] = copy
     return copy
 

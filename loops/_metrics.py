@@ -104,16 +104,16 @@ def as_recorded(key: str, value: Any) -> Value:
     Raises
     ------
     TypeError
-        Neither a number nor a tensor.
+        Neither a real number nor a tensor of such.
     ValueError
         A tensor of more than one element.
     """
     if isinstance(value, Tensor):
         scalar = value.detach()
-        return scalar.clone() if scalar.dim() == 0 else _only_element(key, scalar).clone()
-    if hasattr(value, "__float__") or hasattr(value, "__index__"):
+        return scalar.clone() if _is_plain(scalar) else _only_element(key, scalar).clone()
+    if _is_real(value):
         return _as_float(value)
-    raise TypeError(f"metric {key!r} must be a number or a scalar tensor; got {value!r}")
+    raise TypeError(f"metric {key!r} must be a real number or a scalar tensor; got {value!r}")
 
 
 def _as_float(value: Any) -> float:
@@ -123,7 +123,16 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def _is_plain(value: Tensor) -> bool:
+    return value.dim() == 0 and not value.is_complex()
+
+
 def _only_element(key: str, value: Tensor) -> Tensor:
+    if value.is_complex():
+        raise TypeError(
+            f"metric {key!r} must be a real number; got a tensor of {value.dtype}: report its "
+            f"abs(), or its real part"
+        )
     if value.numel() != 1:
         raise ValueError(
             f"metric {key!r} must be a single number; got a tensor of shape "
@@ -133,20 +142,30 @@ def _only_element(key: str, value: Tensor) -> Tensor:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those that are a number or a tensor of one element.
+    """Return those that are a real number or a tensor of one.
 
     Examples
     --------
     >>> import torch
     >>> scalars({"loss": torch.tensor(0.5), "lr": 0.1, "confusion": torch.zeros(2, 2), "tag": "a"})
     {'loss': tensor(0.5000), 'lr': 0.1}
+    >>> scalars({"phase": torch.tensor(1j)})
+    {}
     """
     return {key: value for key, value in values.items() if _is_scalar(value)}
 
 
 def _is_scalar(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1
+        return value.numel() == 1 and not value.is_complex()
+    return _is_real(value)
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, float):
+        return True
+    if getattr(getattr(value, "dtype", None), "kind", None) == "c":  # numpy's; `float` takes them
+        return False
     return hasattr(value, "__float__") or hasattr(value, "__index__")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -33,6 +33,7 @@ if keras.backend.backend() != "torch":
 
 from eventbus.loops._keras_fit import Fit
 from eventbus.loops._keras_model import ATTRIBUTE, ModelState, Stowage, stowed_in
+from eventbus.loops._keras_names import names_followed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +121,7 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._carried_from = OWN
         self._has_started = False
         self._fit: Fit | None = None
+        self._names: AbstractContextManager[Any] = nullcontext()
         self._stowage = Stowage(self._stow, self._unstow)
 
     # -- the run
@@ -136,6 +138,7 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
             other._fail(RuntimeError("fit() was left by an exception before this run ended"))
         self._has_started = False
         vars(self.model)[ATTRIBUTE] = self._stowage
+        self._names = names_followed(self.model)  # until the last handler has had its turn
         self._fit = Fit(self._relay, self.model, self.params["steps"], self._guarded)
         atexit.register(self._leave)
         _open.add(self)
@@ -170,7 +173,8 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         if not self._has_started:  # no epoch was left to do
             self._start(self._relay.epoch)
         self._close()
-        self._relay.finish()
+        with self._names:
+            self._relay.finish()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -182,7 +186,8 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
 
     def _fail(self, error: BaseException) -> None:
         self._close()
-        self._relay.fail(error)
+        with self._names:
+            self._relay.fail(error)
 
     def _close(self) -> None:
         atexit.unregister(self._leave)

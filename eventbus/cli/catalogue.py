@@ -108,7 +108,7 @@ def handler_facts(handler: type) -> HandlerFacts:
     >>> from eventbus.handlers.early_stopping import EarlyStopping
     >>> facts = handler_facts(EarlyStopping)
     >>> facts.signals, facts.bands
-    (('run_started', 'validation_done', 'run_finished'), ('DECIDE',))
+    (('run_started', 'validation_done', 'run_finished'), ('DECIDE', 'ALTER'))
     """
     marks = [mark for _, _, mark in find_marks(object.__new__(handler))]
     chosen = list(_init_nodes(handler))

@@ -137,9 +137,12 @@ def test_end_holds_what_the_run_would_go_on_with_not_the_best_put_back(tmp_path:
     bus = EventBus()
     attached(bus, tmp_path, when=at(99))
     bus.attach(EarlyStopping("loss", on="epoch_finished", patience=1, restore_best=True))
+    seen: list[float] = []
+    bus.on("run_finished")(lambda model: seen.append(model.weight.item()))
     run = run_of(bus)
     assert run.outcome == "stopped"
     assert weight_in(tmp_path) == 6.0  # the best is the first epoch's
+    assert seen == [3.0]
 
 
 # -- a failure

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import Answers, EventBus, EventBusError, RestoredState, Stop, every
+from eventbus import Answers, EventBus, EventBusError, Priority, RestoredState, Stop, every
 from eventbus.handlers import EarlyStopping
 from eventbus.handlers._monitor import Monitor
 
@@ -391,14 +391,15 @@ def test_best_weights_survive_a_resume() -> None:
     assert model.weight.item() == 1.0
 
 
-def test_best_weights_are_in_place_before_anything_is_saved_at_the_end() -> None:
+@pytest.mark.parametrize("priority", [Priority.MEASURE, Priority.NORMAL, Priority.PERSIST])
+def test_best_weights_are_in_place_before_anything_is_saved_at_the_end(priority: int) -> None:
     model = model_of(1.0)
     loop = Loop(EarlyStopping(restore_best=True), model=model)
     loop.validate(val_loss=1.0)
     set_weight(model, 2.0)
     saved = []
 
-    @loop.bus.on("run_finished", priority=-600)
+    @loop.bus.on("run_finished", priority=priority)
     def save(model: torch.nn.Linear) -> None:
         saved.append(model.weight.item())
 
@@ -499,3 +500,49 @@ def test_a_run_that_was_stopped_is_stopped_again_when_it_is_resumed(
     after.start(resumed_from="x")
     stop = after.emitter.answers.stop
     assert (stop and stop.reason.partition(" (patience")[0]) == reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values", "reason"),
+    [
+        ({"non_finite": "stop"}, [0.5, NAN], "val_loss is nan; the best was 0.5"),
+        ({"stop_at": 0.5, "min_delta": 0.1}, [0.55, 0.49], "val_loss reached 0.49 (stop_at 0.5)"),
+    ],
+)
+def test_a_run_that_one_value_has_stopped_is_stopped_again_when_it_is_resumed(
+    arguments: Any, values: list[float], reason: str
+) -> None:
+    stopped = EarlyStopping("val_loss", **arguments)
+    before = Loop(stopped)
+    for loss in values:
+        before.validate(val_loss=loss)
+    resumed = EarlyStopping("val_loss", **arguments)
+    resumed.load_state_dict(state_through_disk(stopped))
+    after = Loop(resumed)
+    after.start(resumed_from="x")
+    stop = after.emitter.answers.stop
+    assert stop is not None
+    assert stop.reason.startswith(reason)
+
+
+def test_a_run_that_is_given_another_policy_goes_on_when_it_is_resumed() -> None:
+    stopped = EarlyStopping(non_finite="stop")
+    Loop(stopped).validate(val_loss=NAN)
+    resumed = EarlyStopping(non_finite="count")
+    resumed.load_state_dict(stopped.state_dict())
+    after = Loop(resumed)
+    after.start(resumed_from="x")
+    assert after.emitter.answers.stop is None
+
+
+@pytest.mark.parametrize(("value", "stops"), [(0.25, True), (1.0, False)])
+def test_state_from_before_the_last_value_was_kept_can_be_loaded(value: float, stops: bool) -> None:
+    stopped = EarlyStopping()
+    Loop(stopped).validate(val_loss=value)
+    state = stopped.state_dict()
+    del state["last"]
+    resumed = EarlyStopping(stop_at=0.5)
+    resumed.load_state_dict(state)
+    after = Loop(resumed)
+    after.start(resumed_from="x")
+    assert (after.emitter.answers.stop is not None) == stops

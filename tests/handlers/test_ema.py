@@ -45,7 +45,7 @@ class Loop:
 
     def __init__(self, ema: EMA, model: torch.nn.Module | None = None, **context: Any) -> None:
         self.bus = EventBus(strict=True)
-        self.bus.attach(ema)
+        self.handle = self.bus.attach(ema)
         self.model = Counting() if model is None else model
         self.emitter = self.bus.bind(sender="train", **(context or {"model": self.model}))
         self.step = self.round = 0
@@ -308,6 +308,29 @@ def test_trained_weights_are_back_after_a_failing_validation(error: BaseExceptio
     assert values_of(model) == trained[0]
 
 
+def test_trained_weights_are_back_where_it_was_detached_during_the_validation() -> None:
+    loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
+    trained = values_of(loop.model)
+    loop.begin_validation()
+    loop.handle.detach()
+    loop.end_validation()
+    assert values_of(loop.model) == trained
+    assert loop.bus.subscriptions == ()
+
+
+def test_filter_on_all_of_it_does_not_keep_the_averaged_weights_in_the_model() -> None:
+    bus, model = EventBus(strict=True), Counting()
+    bus.attach(EMA(decay=0.5, validate=True), when=every(2))
+    emitter = bus.bind(sender="train", model=model)
+    emitter.emit("batch_finished", epoch=1, step=2)
+    model.move(1.0)
+    trained = values_of(model)
+    emitter.emit("validation_started", name="val", round=2, epoch=1, step=2)
+    assert values_of(model) != trained
+    emitter.emit("run_failed", exception=ValueError(), epoch=1, step=2)
+    assert values_of(model) == trained
+
+
 def test_ctrl_c_during_the_exchange_loses_nothing() -> None:
     class Interrupted(torch.Tensor):
         @classmethod
@@ -407,6 +430,24 @@ def test_resumed_run_may_validate_with_the_average_at_once() -> None:
     loop.start("x").begin_validation()
     assert source.averaged is not None
     assert values_of(loop.model) == values_of(source.averaged.module)
+
+
+def test_average_is_there_where_a_resumed_run_has_nothing_left_to_train(tmp_path: Path) -> None:
+    def train() -> EMA:
+        bus, model, ema = EventBus(strict=True), Counting(), EMA(decay=0.7)
+        bus.attach(ema)
+        bus.attach(Checkpoint(tmp_path, resume="auto", best=None))
+        with Run(bus, model=model) as run:
+            for _ in run.epochs(2):
+                for _ in run.batches([1, 2]):
+                    model.move(1.0)
+                    run.report(loss=1.0)
+        return ema
+
+    whole, again = train().averaged, train().averaged
+    assert whole is not None
+    assert again is not None
+    assert values_of(again) == values_of(whole)
 
 
 def test_fresh_run_begins_a_new_average() -> None:

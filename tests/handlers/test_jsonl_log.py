@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from eventbus import EventBus, every
 from eventbus.handlers import JSONLLog
+from eventbus.loops import Run
 
 from .reporting import Clock, finish_epochs, resume, start
 
@@ -209,6 +211,27 @@ def test_a_new_run_keeps_the_file_of_the_run_before(bus: EventBus, path: Path) -
     assert epochs_of(path) == [1, 2]
 
 
+def test_a_run_that_fails_as_it_is_opened_is_not_in_the_file_of_the_run_before(
+    bus: EventBus, path: Path
+) -> None:
+    fails: list[bool] = []
+
+    @bus.on("run_opened")
+    def restore() -> None:
+        if fails:
+            raise OSError("no such checkpoint")
+
+    bus.attach(JSONLLog(path))
+    for name in ("first", "second"):
+        with suppress(OSError), Run(bus, run_id=name):
+            pass
+        fails.append(True)
+    assert {line["run_id"] for line in lines_of(path.with_name("run.1.jsonl"))} == {"first"}
+    assert [(line["run_id"], line["signal"]) for line in lines_of(path)] == [
+        ("second", "run_failed")
+    ]
+
+
 @pytest.mark.parametrize("tail", [b'{"signal": "epoch_fin', b"\0\0\0\0", b"{}"])
 def test_a_torn_last_line_is_not_read(bus: EventBus, path: Path, tail: bytes) -> None:
     bus.attach(JSONLLog(path))
@@ -227,8 +250,10 @@ def test_a_broken_line_before_the_last_is_an_error_that_says_where(path: Path, b
 
 WRITES_FOREVER = """
 import sys
+from contextlib import suppress
 from eventbus import EventBus
 from eventbus.handlers import JSONLLog
+from eventbus.loops import Run
 bus = EventBus(strict=True)
 bus.attach(JSONLLog(sys.argv[1], on="epoch_finished"))
 metrics = {f"metric {n}": n / 7 for n in range(5)}
@@ -255,6 +280,7 @@ LEAVES_AT_ONCE = """
 import os, sys
 from eventbus import EventBus
 from eventbus.handlers import JSONLLog
+from eventbus.loops import Run
 bus = EventBus(strict=True)
 bus.attach(JSONLLog(sys.argv[1], on="epoch_finished"))
 @bus.on("epoch_finished", priority=-1000)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import math
 import statistics
+from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -30,6 +33,10 @@ class Pair(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+
+class Batch(UserDict[str, Any]):
+    """A batch with methods, as a tokenizer returns it."""
 
 
 # -- proportions
@@ -88,6 +95,27 @@ def test_batch_may_be_a_dict_or_have_names(make: Maker) -> None:
     named = mixed(make(6), Pair(images, labels))
     assert isinstance(named, Pair)
     assert named.labels.shape == (6, 6)
+
+
+@both
+@pytest.mark.parametrize("kind", [OrderedDict, partial(defaultdict, list), UserDict, Batch])
+def test_batch_of_a_class_of_its_own_keeps_it(make: Maker, kind: Any) -> None:
+    images, labels = numbered()
+    batch = kind({"pixels": images, "label": labels})
+    result = mixed(make(6, inputs="pixels", targets="label"), batch)
+    assert type(result) is type(batch)
+    assert result["label"].shape == (6, 6)
+    assert batch["label"] is labels
+    assert list(result) == ["pixels", "label"]
+
+
+@both
+def test_batch_that_takes_no_other_items_becomes_a_dict(make: Maker) -> None:
+    images, labels = numbered()
+    batch = MappingProxyType({"pixels": images, "label": labels})
+    result = mixed(make(6, inputs="pixels", targets="label"), batch)
+    assert type(result) is dict
+    assert result["label"].shape == (6, 6)
 
 
 @both

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from eventbus import Answers, EventBus, RestoredState, every
-from eventbus.handlers import GradientClipping, NonFiniteGuard
+from eventbus.handlers import Checkpoint, GradientClipping, NonFiniteGuard
 from eventbus.handlers._in_transit import largest_magnitudes, merged, send
 from eventbus.handlers.non_finite_guard import NonFiniteError
 from eventbus.loops import Run
@@ -89,6 +91,33 @@ def test_number_that_is_on_the_host_stops_at_once() -> None:
     loop = Loop(NonFiniteGuard())
     loop.step(NAN)
     assert loop.reason == "not finite in step 1: loss is nan"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (np.float32(NAN), "nan"),
+        (np.float16(INF), "inf"),
+        (np.float64(-INF), "-inf"),
+        (np.array(NAN), "nan"),
+        (np.array([INF]), "inf"),
+        (10**400, "inf"),
+    ],
+)
+def test_number_of_any_type_stops_at_once(value: Any, told: str) -> None:
+    in_metrics, in_loss = Loop(NonFiniteGuard()), Loop(NonFiniteGuard("skip"))
+    in_metrics.step(1.0, other=value)
+    assert in_metrics.reason == f"not finite in step 1: other is {told}"
+    skip = in_loss.backward(value).skip
+    assert skip is not None
+    assert skip.reason == f"not finite in step 1: loss is {told}"
+
+
+@pytest.mark.parametrize("value", ["nan", None, [NAN], np.array([NAN, NAN]), object()])
+def test_what_is_no_number_is_passed_over(value: Any) -> None:
+    loop = Loop(NonFiniteGuard())
+    loop.step(1.0, other=value)
+    assert loop.reason is None
 
 
 def test_metric_stops_the_run() -> None:
@@ -189,6 +218,21 @@ def test_other_signals_may_be_looked_at() -> None:
     assert loop.reason == "not finite in step 1: val_loss is inf"
 
 
+def test_what_is_looked_at_when_an_epoch_ends_is_acted_on_then() -> None:
+    bus = EventBus(strict=True)
+    bus.attach(NonFiniteGuard(on="epoch_finished"))
+    with Run(bus) as run:
+        for epoch in run.epochs(4):
+            run.report(other=tensor(NAN if epoch == 2 else 1.0))
+    assert (run.outcome, run.epoch) == ("stopped", 2)
+
+
+def test_what_is_looked_at_when_a_run_ends_is_acted_on_then() -> None:
+    loop = Loop(NonFiniteGuard("raise", on="run_finished"))
+    with pytest.raises(NonFiniteError, match="other is nan"):
+        loop.emitter.emit("run_finished", reason="completed", metrics={"other": tensor(NAN)})
+
+
 def test_filter_says_when_to_look() -> None:
     loop = Loop(NonFiniteGuard(when=every(2)))
     loop.step(tensor(NAN))
@@ -228,6 +272,14 @@ def test_run_is_stopped_once() -> None:
     assert len(recording.answers) == 1
 
 
+def test_whoever_is_stopped_is_told_to_go_on_from_before(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(NonFiniteGuard())
+    for _ in range(3):
+        loop.step(tensor(NAN))
+    (record,) = caplog.records
+    assert "saved from step 1 on may not be finite" in record.getMessage()
+
+
 def test_next_run_is_guarded_again() -> None:
     loop = Loop(NonFiniteGuard())
     for _ in range(2):
@@ -259,6 +311,26 @@ def test_error_tells_what_and_where() -> None:
         loop.step(tensor(1.0))
     assert caught.value.step == 1
     assert list(caught.value.values) == ["gradient of a"]
+
+
+def test_run_that_failed_goes_on_from_before_the_nan(tmp_path: Path) -> None:
+    def train(bad_step: int) -> Run:
+        bus, model = EventBus(), torch.nn.Linear(1, 1)
+        bus.attach(NonFiniteGuard("raise"))
+        bus.attach(Checkpoint(tmp_path, best=None, resume="auto"))
+        with Run(bus, model=model) as run:
+            for _ in run.epochs(4):
+                for value in run.batches([1.0, 2.0]):
+                    loss = tensor(NAN if run.step == bad_step else value)
+                    model.weight.data.add_(loss)
+                    run.report(loss=loss)
+        assert math.isfinite(model.weight.item())
+        return run
+
+    for bad_step in (4, 5):  # the last of an epoch, and the first
+        with pytest.raises(NonFiniteError, match=f"step {bad_step}"):
+            train(bad_step)
+    assert train(0).step == 8
 
 
 def test_error_survives_pickling() -> None:
@@ -323,6 +395,19 @@ def test_loop_in_which_nothing_can_be_skipped_is_warned_of(
     loop.emitter.emit("run_finished", reason="completed")
     (record,) = caplog.records
     assert "the loop emits no backward_finished" in record.getMessage()
+
+
+@pytest.mark.parametrize("data", [[], [1.0]])
+def test_loop_that_has_nothing_to_train_on_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, data: list[float]
+) -> None:
+    bus = EventBus(strict=True)
+    bus.attach(NonFiniteGuard("skip", when=every(2)))  # not due in the only step there may be
+    with Run(bus) as run:
+        for value in run.batches(data):
+            run.emit("backward_finished", loss=value)
+            run.report(loss=value)
+    assert caplog.records == []
 
 
 def test_skips_are_counted_on_after_a_resume() -> None:

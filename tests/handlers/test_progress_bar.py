@@ -14,6 +14,7 @@ import pytest
 
 from eventbus import Emitter, EventBus
 from eventbus.handlers import ProgressBar
+from eventbus.loops import Run
 
 from .reporting import Clock, CountedMetrics, run_child, start
 
@@ -93,6 +94,19 @@ def test_it_shows_the_steps_of_a_run_without_epochs(
     steps(loop, clock, 1, 10)
     assert "step 10/20" in terminal.frames[-1]
     assert terminal.frames[-1].count("━") == 12  # half of the bar
+
+
+@pytest.mark.usefixtures("bar")
+def test_it_leaves_the_epoch_out_where_the_loop_has_none(
+    bus: EventBus, clock: Clock, terminal: Terminal
+) -> None:
+    with Run(bus) as run:
+        for step in run.steps(4):
+            clock.now += 1
+            run.report(loss=1 / step)
+    shown = terminal.getvalue()
+    assert "step 4/4  in 0:04" in shown
+    assert "epoch" not in shown
 
 
 @pytest.mark.usefixtures("bar")

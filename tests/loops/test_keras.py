@@ -20,12 +20,13 @@ import pytest
 import torch
 
 from eventbus import EventBus, SkipBatch, Stop, StopEpoch, handles
-from eventbus.handlers import Checkpoint, EarlyStopping, GradientClipping, LRSchedule
+from eventbus.handlers import EMA, Checkpoint, EarlyStopping, GradientClipping, LRSchedule
 from eventbus.testing import capture
 
 pytest.importorskip("keras")
 import keras
 
+from eventbus.loops._keras_names import names_followed
 from eventbus.loops.keras import Emitter
 
 from .trained_by.task import observed
@@ -64,6 +65,15 @@ def fit(model: Any, *callbacks: Any, data: Any = None, **changes: Any) -> None:
 
 def weights(model: Any) -> list[Any]:
     return [one.numpy() for one in [*model.variables, *model.optimizer.variables]]
+
+
+def small() -> Any:
+    """Make a model whose layers could be taken for each other."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
 
 
 class Calling(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
@@ -694,6 +704,65 @@ def test_our_checkpoint_has_keras_begin_with_the_epoch_after(tmp_path: Path) -> 
     assert int(model.optimizer.iterations) == 12
     train(losses, 3, Seeing())  # all is done
     assert epochs == [2]
+
+
+def averaged(folder: Path, epochs: int) -> list[Any]:
+    ema = EMA(0.5)
+    trained_by(ema, folder, epochs)
+    assert ema.averaged is not None
+    model: Any = ema.averaged.module
+    return [one.numpy() for one in model.variables]
+
+
+def best_put_back(folder: Path, epochs: int) -> list[Any]:
+    stopping = EarlyStopping("loss", on="epoch_finished", mode="max", patience=9, restore_best=True)
+    return [one.numpy() for one in trained_by(stopping, folder, epochs).variables]
+
+
+def trained_by(handler: Any, folder: Path, epochs: int) -> Any:
+    bus, model = EventBus(strict=True), small()
+    bus.attach(handler)
+    bus.attach(Checkpoint(folder, resume="auto", best=None))
+    fit(model, Emitter(bus), epochs=epochs)
+    return model
+
+
+@pytest.mark.parametrize("kept", [averaged, best_put_back])
+def test_what_handlers_keep_of_weights_is_for_a_model_that_is_made_again(
+    tmp_path: Path, kept: Any
+) -> None:
+    whole = kept(tmp_path / "whole", 2)
+    kept(tmp_path / "cut", 1)
+    for ours, theirs in zip(kept(tmp_path / "cut", 2), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_go_to_their_layer_whatever_its_number() -> None:
+    keras.utils.clear_session()  # it numbers from the first again
+    first = small()
+    state = first.state_dict()
+    for _ in range(5):  # `dense_10` comes before `dense_9` in torch's state
+        model = small()
+        model.set_weights([np.zeros_like(one) for one in model.get_weights()])
+        with names_followed(model):
+            model.load_state_dict(state)
+        for ours, theirs in zip(model.get_weights(), first.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        state = model.state_dict()
+
+
+def test_weights_of_another_model_are_refused_within_a_fit(bus: EventBus) -> None:
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(3)])
+    refused = []
+
+    @bus.on("epoch_finished")
+    def load(model: Any) -> None:
+        with pytest.raises(RuntimeError, match="Missing key"):
+            model.load_state_dict(other.state_dict())
+        refused.append(True)
+
+    fit(small(), Emitter(bus))
+    assert refused == [True]
 
 
 def test_two_that_would_resume_are_refused(tmp_path: Path) -> None:
