@@ -94,9 +94,10 @@ class Writer:
     def _head_by_name(self, shape: tuple[str, ...]) -> None:
         # One dict, as `emit(name, **fields)` has it: to spread it over parameters costs more.
         self._put(0, f"def emit({SENT}):")
-        self._put(1, f"if len({SENT}) != {len(shape)}:")
+        absent = [] if self.plan else [f"{name!r} not in {SENT}" for name in shape]
+        self._put(1, f"if {' or '.join([f'len({SENT}) != {len(shape)}', *absent])}:")
         self._put(2, "return None")
-        if shape:
+        if shape and self.plan:
             self._put(1, "try:")
             self._put(2, "; ".join(f"{name} = {SENT}[{name!r}]" for name in shape))
             self._put(1, "except KeyError:")
