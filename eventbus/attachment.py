@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eventbus.background import as_background
 from eventbus.due import in_place_of
 from eventbus.errors import AttachError
 from eventbus.handle import Handle
@@ -160,10 +161,19 @@ def _subscribe(
     keeps = when is None or not filtered
     chosen["when"] = mark.when if keeps else in_place_of(mark.when, when)
     label = mark.name or planned.label
+    _check_thread(mark, overrides.get("background"), label)
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
     return bus.registry.subscribe(
         planned.handler, mark.signals, mark.name or name, options, attachment.worker_for(options)
     )
+
+
+def _check_thread(mark: Mark, background: Any, label: str) -> None:
+    if mark.background is False and as_background(background) is not None:
+        raise AttachError(
+            f"{label} works on the loop's thread alone: attach it without background=",
+            handler=label,
+        )
 
 
 def _check_state_name(bus: EventBus, name: str, stateful: bool) -> None:

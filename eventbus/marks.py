@@ -42,7 +42,8 @@ def handles(
 
     Marks may be stacked. On a bound method it returns a marked callable to keep on the instance,
     for signals and filters that are chosen when a handler is made; it goes along where the
-    instance is pickled or deep-copied. A shallow copy shares it, and cannot be attached.
+    instance is pickled or deep-copied. A shallow copy shares it, and cannot be attached. A mark
+    with `background=False` is one that `bus.attach` refuses in the background.
 
     Examples
     --------

@@ -34,8 +34,8 @@ class BatchAlteration(ABC):
 
         self.seed = seed
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
-        marked = handles("batch_loaded", when=when, priority=Priority.ALTER)(self.alter)
-        self.alter = marked  # type: ignore[method-assign]  # marked with what was asked for
+        marked = handles("batch_loaded", when=when, priority=Priority.ALTER, background=False)
+        self.alter = marked(self.alter)  # type: ignore[method-assign]  # marked with what was asked for
 
     def alter(self, batch: Any) -> Any:
         """Return the batch that takes the place of `batch`."""

@@ -169,7 +169,9 @@ class Checkpoint(WithoutBus):
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
-        marked = handles(*signals, when=when, priority=Priority.PERSIST)(self.save)
+        marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)(
+            self.save
+        )
         self.save = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
         if asynchronous:
             steps = ("batch_finished", "validation_batch_finished")

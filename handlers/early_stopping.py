@@ -117,7 +117,10 @@ class EarlyStopping:
         self.patience, self.stop_at, self.warmup = patience, stop_at, warmup
         self.non_finite, self.restore_best = non_finite, restore_best
         self._start_over()
-        marked = handles(*signals_given(on), when=when, priority=Priority.DECIDE)(self.decide)
+        thread = False if restore_best else None  # the weights change beside another thread
+        marked = handles(
+            *signals_given(on), when=when, priority=Priority.DECIDE, background=thread
+        )(self.decide)
         self.decide = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
 
     def _start_over(self) -> None:

@@ -100,7 +100,7 @@ class Preemption:
         self._bus: EventBus | None = None
         self._listeners: list[_Listener] = []
 
-    @handles("run_opened", "run_started", priority=Priority.DECIDE)
+    @handles("run_opened", "run_started", priority=Priority.DECIDE, background=False)
     def listen(self, bus: EventBus, run_id: str) -> None:
         """Listen from here on; at `run_started` for who was attached when the run was open."""
         if self._run_id is not None:

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, Event, EventBus, FieldError, Stop, every, handles, on_rank
+from eventbus import (
+    AttachError,
+    Background,
+    Emitter,
+    Event,
+    EventBus,
+    FieldError,
+    Stop,
+    every,
+    handles,
+    on_rank,
+)
 
 from .recorders import MISTAKE, Counter, Recorder, assert_says, run_epochs
 
@@ -63,6 +74,20 @@ def test_a_with_block_detaches_when_it_fails_and_keeps_the_error(bus: EventBus) 
     with pytest.raises(ValueError, match="mine"), bus.attach(Counter()):
         raise ValueError("mine")
     assert not bus.signal("epoch_started").receivers
+
+
+@pytest.mark.parametrize("background", [True, Background(size=1)])
+def test_a_mark_for_the_loops_thread_is_refused_in_the_background(
+    bus: EventBus, background: Any
+) -> None:
+    class Saves:
+        @handles("epoch_finished", background=False)
+        def save(self) -> None: ...
+
+    thing = Saves()
+    with pytest.raises(AttachError, match=r"Saves\.save works on the loop's thread alone"):
+        bus.attach(thing, background=background)
+    bus.attach(thing, background=False)
 
 
 class Lends:
