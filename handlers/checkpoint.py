@@ -169,10 +169,8 @@ class Checkpoint(WithoutBus):
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
-        marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)(
-            self.save
-        )
-        self.save = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
+        marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)
+        self.save = marked(self.save)  # type: ignore[method-assign]  # stands in for it, for `attach` to find
         if asynchronous:
             steps = ("batch_finished", "validation_batch_finished")
             self.settle = handles(*steps, priority=Priority.PERSIST)(self.settle)  # type: ignore[method-assign]  # as above

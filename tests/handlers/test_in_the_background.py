@@ -27,7 +27,7 @@ MAKES: dict[str, Callable[[], Any]] = {
     "Preemption": Preemption,
     "MixUp": lambda: MixUp(10),
     "CutMix": lambda: CutMix(10),
-    "AlterBatch": lambda: AlterBatch(lambda batch, generator: batch),
+    "AlterBatch": lambda: AlterBatch(lambda batch: batch),
     "EMA": EMA,
     "LRSchedule": lambda: LRSchedule(lambda optimizer: optimizer),
     "GradientClipping": lambda: GradientClipping(1.0),
