@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -32,7 +33,12 @@ class Holding(Dataset[int]):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_run_in_a_worker_is_inert(bus: EventBus, transcript: Transcript, method: str) -> None:
+def test_a_run_in_a_worker_is_inert(
+    bus: EventBus, transcript: Transcript, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that is not forked imports this file by its name.
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
     @bus.on("text_written")
     def fail() -> None:
         raise AssertionError("a handler was called in a worker")
