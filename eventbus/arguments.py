@@ -7,7 +7,7 @@ not what was written.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -39,11 +39,10 @@ def called_as(name: str | None = None) -> Callable[[Callable[P, R]], Callable[P,
 
     def put(method: Callable[P, R]) -> Callable[P, R]:
         _, *parameters = inspect.signature(method).parameters.values()
-        named = {one.name: one for one in parameters if one.kind is not one.VAR_POSITIONAL}
 
         @wraps(method)
         def call(*args: P.args, **keywords: P.kwargs) -> R:
-            _check(name or type(args[0]).__name__, named, len(args) - 1, keywords)
+            _check(name or type(args[0]).__name__, parameters, len(args) - 1, keywords)
             return method(*args, **keywords)
 
         return call
@@ -53,10 +52,16 @@ def called_as(name: str | None = None) -> Callable[[Callable[P, R]], Callable[P,
 
 def _check(
     called: str,
-    named: Mapping[str, inspect.Parameter],
+    parameters: Sequence[inspect.Parameter],
     by_position: int,
     keywords: Mapping[str, Any],
 ) -> None:
+    named = {one.name: one for one in parameters if one.kind is not one.VAR_POSITIONAL}
+    placed = [one.name for one in named.values() if one.kind is not one.KEYWORD_ONLY]
+    if by_position > len(placed) and len(named) == len(parameters):
+        by_name = ", ".join(f"{name}=" for name in named if name not in placed)
+        rest = f"; the others by name: {by_name}" if by_name else ""
+        raise TypeError(f"{called} takes {', '.join(placed) or 'nothing'} by position{rest}")
     for name in keywords:
         if name not in named:
             known = ", ".join(named)

@@ -72,9 +72,9 @@ def check_name(name: Any, *, strict: bool) -> None:
 
 
 def check_pattern(pattern: str, *, strict: bool) -> str:
-    """Refuse a pattern that covers no signal so far, where `strict`; else return what is odd.
+    """Say what is odd about a pattern that covers no signal so far; where `strict`, refuse it.
 
-    That is empty where it may well be meant so: signals that it covers may come later.
+    Nothing is where it may well be meant so: signals that it covers may come later.
     """
     left_out = [repr(name) for name in NEVER_IN_PATTERNS if fnmatchcase(name, pattern)]
     near = _near_pattern(pattern)
@@ -83,9 +83,8 @@ def check_pattern(pattern: str, *, strict: bool) -> str:
         odd = f"no pattern covers {', '.join(left_out)}, which can be subscribed to by name"
     elif near:
         odd = f"did you mean {near!r}?"
-    if strict:
-        reason = odd or "a strict bus knows only declared signals"
-        raise SignalError(f"pattern {pattern!r} covers no signal: {reason}", signal=pattern)
+    if strict and odd:
+        raise SignalError(f"pattern {pattern!r} covers no signal: {odd}", signal=pattern)
     return odd
 
 

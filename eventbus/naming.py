@@ -8,6 +8,8 @@ import sys
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+from eventbus.marks import MarkedCall
+
 __all__ = [
     "check_label",
     "check_own_name",
@@ -99,7 +101,9 @@ def is_same(held: Any, thing: Any) -> bool:
 
 
 def is_of(held: Any, thing: Any) -> bool:
-    """Tell whether a handler is `thing`, or a bound method of it, perhaps in a partial."""
-    while isinstance(held, functools.partial) and held is not thing:
+    """Tell whether a handler is `thing`, stands in for it, or calls a bound method of it."""
+    if is_same(held, thing) or (isinstance(held, MarkedCall) and is_same(held.target, thing)):
+        return True
+    while isinstance(held, functools.partial):
         held = held.func
-    return is_same(held, thing) or (isinstance(held, MethodType) and held.__self__ is thing)
+    return isinstance(held, MethodType) and held.__self__ is thing

@@ -47,7 +47,7 @@ class HandlersSide:
         signals
             Names or declarations; or a pattern, `"validation_*"` or `"*"`, which covers signals
             declared later too, but never `handler_failed` and `state_*`. One that covers none so
-            far is an error on a strict bus; elsewhere a warning says where it looks misspelt.
+            far and looks misspelt is an error on a strict bus, elsewhere a warning.
         when
             A filter, or a callable that names fields. None: always due.
         priority

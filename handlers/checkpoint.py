@@ -160,7 +160,7 @@ class Checkpoint(WithoutBus):
         monitor = None if best is None else Monitor("Checkpoint", best, mode)
         self._shelf = Shelf(keep, keep_best, monitor)
         wish = os.fspath(resume)
-        self._resume = Resume(wish if wish in RESUME_WORDS else Path(wish))
+        self._resume = Resume(wish if wish in RESUME_WORDS else Path(wish).absolute())
         self._writer = Writer() if asynchronous else None
         self._later = Later(self._save_late)
         self._run_id: str | None = None

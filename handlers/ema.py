@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Event, Filter, Priority, handles
+from eventbus import Event, EventBus, Filter, Priority, handles
 
 from ._parts import Parts, bare
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["EMA"]
 
 logger = logging.getLogger("eventbus.handlers.ema")
+
+_with_averages: weakref.WeakSet[Module] = weakref.WeakSet()
+"""Models that an EMA has lent its average."""
 
 _ENDS = ("validation_done", "validation_interrupted", "run_failed", "run_closed")
 
@@ -48,8 +52,9 @@ class EMA:
         From 0 to below 1; about ``1 / (1 - decay)`` steps are averaged.
     validate
         Have validations see the averaged weights. The trained ones are put back, bit for bit,
-        before anybody else hears of the validation's end, also when it was interrupted, the run
-        failed or this was detached meanwhile.
+        before anybody else hears of the validation's end, also when it was interrupted or the run
+        failed; at once where this is detached meanwhile. A second one that would lend the same
+        model its average warns, and does not.
     model
         Which one, where the run has several.
     on
@@ -95,6 +100,7 @@ class EMA:
         self.decay, self.validate = decay, validate
         self._models = Parts("EMA", "model", model)
         self._trained: list[Tensor] = []  # the model's own weights, while it has the averaged ones
+        self._lent: tuple[Module, EventBus] | None = None  # to which, and on which bus
         self._start_over()
         updated = handles(on, when=when, priority=Priority.MEASURE)(self.update)
         self.update = updated  # type: ignore[method-assign]  # marked with what was asked for
@@ -167,28 +173,40 @@ class EMA:
         model = self._model(event)
         if model is None or self._trained or not self.updates:
             return
+        if model in _with_averages:
+            logger.warning("this EMA lends no average: the model has that of another EMA")
+            return
         averaged = self._averaged_of(model)
         self._hear_the_end(event)
+        self._lent = model, event.bus
+        _with_averages.add(model)
         with _plain_tensors():
             # All are kept before the first is changed: Ctrl-C in between loses nothing.
             self._trained = [tensor.detach().clone() for tensor in _tensors(model)]
             _copy(_tensors(averaged.module), _tensors(model))
 
     def _hear_the_end(self, event: Event) -> None:
-        """Subscribe here to what ends it: whoever detaches this meanwhile has the weights back."""
+        """Subscribe here to what ends it: no filter that this is attached with keeps it out."""
         sender = event.sender if event.emitter.inner else None
         for back, signals in ((self.put_back, _ENDS), (self.protect, ("state_requested",))):
             event.bus.on(*signals, sender=sender, priority=Priority.ALTER, name="EMA")(back)
 
     def put_back(self, event: Event) -> None:
         """Give the model its own weights again, where it has not got them."""
-        model = self._model(event) if self._trained else None
-        if model is not None:
+        self.on_detach(event.bus)
+
+    def on_detach(self, bus: EventBus) -> None:
+        """Give the model its own weights again, where it was on this bus that it lost them."""
+        if self._lent is None or self._lent[1] is not bus:
+            return
+        (model, _), self._lent = self._lent, None
+        _with_averages.discard(model)
+        if self._trained:
             with _plain_tensors():
                 _copy(self._trained, _tensors(model))
             self._trained = []
-            event.bus.detach(self.put_back)
-            event.bus.detach(self.protect)
+        bus.detach(self.put_back)
+        bus.detach(self.protect)
 
     def protect(self, event: Event) -> None:
         """Keep the averaged weights out of a checkpoint that is made during a validation."""

@@ -161,8 +161,8 @@ class Relay(RelayedRun):
             self._tell_of_gradients(span, loss)
         elif self.is_heard("backward_finished"):
             self.say(
-                f"{self.framework} steps several optimizers in one step of the run: no handler of "
-                "backward_finished sees the gradients of those after the first"
+                f"{self.framework} steps optimizers several times in one step of the run: handlers "
+                "of backward_finished see the gradients before the first time alone"
             )
         return not span.told_to_skip
 

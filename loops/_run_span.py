@@ -74,7 +74,7 @@ class RunSpan:
         """Emit to nobody and record nothing any more: this is a copy in another process."""
         emitter = self.spans.emitter
         elsewhere = inert_bus().bind(sender=emitter.sender, run_id=emitter.run_id)
-        self.spans = InertSpans(elsewhere, self.spans.counts)
+        self.spans = InertSpans(elsewhere, self.spans)
 
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
@@ -168,7 +168,22 @@ class InertSpans(Spans):
     """The spans of a run in another process, where nobody hears of them.
 
     What a DataLoader's workers report belongs to no batch of theirs, and would come from each.
+
+    Parameters
+    ----------
+    before
+        What was known up to then: it can still be read.
     """
+
+    def __init__(self, emitter: Emitter, before: Spans) -> None:
+        super().__init__(emitter, before.counts)
+        self.last = before.last
+        self._step = before.step
+
+    @property
+    def step(self) -> int:
+        """The step that was under way, else the last one finished."""
+        return self._step
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep nothing."""

@@ -51,7 +51,7 @@ class Spans:
     place : Place
         Where in the data the epoch is.
     schedules : Schedules
-        Learning rates, as a resumed run is to find them.
+        The schedulers, as a resumed run is to find them.
     interrupted : EpochSpan or None
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation

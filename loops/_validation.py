@@ -108,6 +108,9 @@ class ValidationSpan:
 
     def close(self, ending: Ending, reason: str = "") -> None:
         """End it: done, with what was reported, unless a `Stop` or a failure cut it short."""
+        in_body_of_epoch = not self._spans.is_in_body
+        if in_body_of_epoch and (self.held or ending is Ending.LEFT):
+            self._spans.schedules.leave_body()  # the block, or what came after a `break`, is of it
         self.leave(ending)
         self._spans.validation = None
         if self._spans.batch is not None:
@@ -118,7 +121,7 @@ class ValidationSpan:
             self._interrupt(reason or (stop.reason if stop else ""))
         else:
             self._finish()
-        if not self._spans.is_in_body:
+        if in_body_of_epoch:
             self._spans.schedules.go_back()
 
     def _finish(self) -> None:

@@ -125,8 +125,8 @@ class Run:
         """Iterate over the numbers of the epochs to be done, up to `epochs` in all.
 
         Starts after the last one done, here or in the checkpoint it goes on from. Within an epoch,
-        what is done of its batches and validations is passed over; other code runs again, and the
-        schedulers and learning rates that it changes are as they were before it did.
+        what is done of its batches and validations is passed over; other code runs again, and a
+        scheduler that it steps is as it was before it did.
         """
         return Epochs(self._spans, _checked_count("epochs", epochs))
 

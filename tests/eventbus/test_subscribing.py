@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import AttachError, Emitter, EventBus, every
+from eventbus import AttachError, Emitter, EventBus, every, handles
 
 from .recorders import MISTAKE, Counter, Recorder, StepCollector, assert_says, run_epochs
 
@@ -182,6 +182,26 @@ def test_detach_of_an_object_ends_a_method_that_was_attached_alone(
     bus.attach(counter.begin)  # it may come back
 
 
+def test_detach_of_a_function_leaves_what_was_made_of_it(bus: EventBus, loop: Emitter) -> None:
+    seen: list[str] = []
+
+    def log(tag: str = "plain") -> None:
+        seen.append(tag)
+
+    bus.on("epoch_started")(partial(log, tag="other"))
+    bus.on("epoch_started")(log)
+    bus.detach(log)
+    loop.emit("epoch_started", epoch=1, step=0)
+    assert seen == ["other"]
+
+
+def test_detach_of_a_partial_ends_it_where_it_was_marked(bus: EventBus) -> None:
+    part = partial(lambda tag: None, "an epoch began")
+    bus.attach(handles("epoch_started")(part))
+    bus.detach(part)
+    assert bus.subscriptions == ()
+
+
 def test_detach_of_nothing_ends_nothing(bus: EventBus, loop: Emitter) -> None:
     counter = Counter()
     bus.on("epoch_started")(counter.begin)
@@ -350,6 +370,11 @@ def test_the_name_of_a_subscription_is_a_non_empty_string(bus: EventBus, name: A
             "bus.attach takes no 'every' (it takes: thing, when",
         ),
         (lambda bus: bus.attach(), "bus.attach needs 'thing': bus.attach(thing=...)"),
+        (
+            lambda bus: bus.attach(print, "log"),
+            "bus.attach takes thing by position; the others by name: when=, priority=, sender=",
+        ),
+        (lambda bus: bus.detach(print, print), "bus.detach takes thing by position"),
         (lambda bus: bus.detach(), "bus.detach needs 'thing': bus.detach(thing=...)"),
     ],
 )

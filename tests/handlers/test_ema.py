@@ -318,6 +318,37 @@ def test_trained_weights_are_back_where_it_was_detached_during_the_validation() 
     assert loop.bus.subscriptions == ()
 
 
+def test_trained_weights_are_back_at_once_where_its_object_was_detached() -> None:
+    loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
+    trained = values_of(loop.model)
+    loop.begin_validation()
+    assert values_of(loop.model) != trained
+    loop.bus.detach(loop.handle.thing)
+    assert values_of(loop.model) == trained
+    loop.bus.attach(loop.handle.thing)
+    loop.end_validation()
+    loop.begin_validation()
+    assert values_of(loop.model) != trained
+
+
+def test_a_second_one_leaves_the_average_of_the_first_in_the_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = EMA(decay=0.5, validate=True), EMA(decay=0.1, validate=True)
+    loop = Loop(first)
+    loop.bus.attach(second, name="second")
+    loop.start().steps(3)
+    trained = values_of(loop.model)
+    loop.begin_validation()
+    assert first.averaged is not None
+    assert values_of(loop.model) == values_of(first.averaged.module)
+    loop.end_validation()
+    assert values_of(loop.model) == trained
+    assert [record.message for record in caplog.records] == [
+        "this EMA lends no average: the model has that of another EMA"
+    ]
+
+
 def test_filter_on_all_of_it_does_not_keep_the_averaged_weights_in_the_model() -> None:
     bus, model = EventBus(strict=True), Counting()
     bus.attach(EMA(decay=0.5, validate=True), when=every(2))

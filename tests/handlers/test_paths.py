@@ -39,3 +39,20 @@ def test_what_a_handler_writes_stays_in_one_place(
             monkeypatch.chdir(tmp_path if epoch == 1 else "elsewhere")
     assert any(path.is_file() for path in (tmp_path / "runs").rglob("*"))
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_checkpoint_to_resume_from_is_where_it_was_when_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bus = EventBus()
+    bus.attach(Checkpoint("first", on="batch_finished"))
+    with Run(bus) as run:
+        for _ in run.batches([1, 2]):
+            run.report(loss=1.0)
+    bus = EventBus()
+    bus.attach(Checkpoint("second", resume="first"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    with Run(bus) as run:
+        assert run.step == 2

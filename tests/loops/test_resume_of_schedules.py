@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.s
 
 EPOCHS, BATCHES = 3, 3
 
+Taken = tuple[int, tuple[float, float]]
+"""A step, and the rates of both optimizers with which it is taken."""
+
 Body = Callable[["Training"], object]
 
 
@@ -31,26 +35,30 @@ class Training:
         self.weight = torch.nn.Parameter(torch.tensor(1.0))
         self.optimizer = torch.optim.SGD([self.weight], lr=1.0, momentum=0.5)
         self.scheduler = ExponentialLR(self.optimizer, 0.5)
-        self.taken: list[tuple[int, float]] = []
+        self.second = torch.optim.SGD([torch.nn.Parameter(torch.tensor(1.0))], lr=1.0)
+        self.other = ExponentialLR(self.second, 0.5)
+        self.taken: list[Taken] = []
 
     @property
-    def rate(self) -> float:
-        rate: float = self.optimizer.param_groups[0]["lr"]
-        return rate
+    def rates(self) -> tuple[float, float]:
+        both = (self.optimizer, self.second)
+        first, second = (float(one.param_groups[0]["lr"]) for one in both)
+        return first, second
 
-    def run(self, body: Body) -> list[tuple[int, float]]:
-        """Return the step and the rate of each step, and of none at the end."""
-        parts: Any = {"optimizer": self.optimizer, "scheduler": self.scheduler}
-        with Run(self.bus, **parts) as self.loop:
+    def run(self, body: Body) -> list[Taken]:
+        """Return the step and the rates of each step, and of none at the end."""
+        optimizers = {"first": self.optimizer, "second": self.second}
+        state = {"scheduler_1": self.scheduler, "scheduler_2": self.other}
+        with Run(self.bus, optimizers=optimizers, state=state) as self.loop:
             for _ in self.loop.epochs(EPOCHS):
                 body(self)
-        return [*self.taken, (0, self.rate)]
+        return [*self.taken, (0, self.rates)]
 
     def batches(self) -> Iterator[int]:
         for batch in self.loop.batches(range(BATCHES)):
             self.weight.grad = torch.tensor(0.1)
             self.optimizer.step()
-            self.taken.append((self.loop.step, self.rate))
+            self.taken.append((self.loop.step, self.rates))
             yield batch
             self.loop.report(loss=0.0)
 
@@ -61,11 +69,6 @@ class Training:
     def validate(self) -> None:
         for _ in self.loop.validate(range(2)):
             self.loop.report(loss=0.0)
-
-    def halve(self) -> None:
-        """Set the rate by hand."""
-        for group in self.optimizer.param_groups:
-            group["lr"] *= 0.5
 
 
 def step_last(it: Training) -> None:
@@ -104,12 +107,6 @@ def step_in_each_batch(it: Training) -> None:
     it.validate()
 
 
-def step_in_each_batch_and_last(it: Training) -> None:
-    for _ in it.batches():
-        it.scheduler.step()
-    it.halve()
-
-
 def step_in_a_validation(it: Training) -> None:
     it.train()
     for batch in it.loop.validate(range(2)):
@@ -118,9 +115,36 @@ def step_in_a_validation(it: Training) -> None:
             it.scheduler.step()
 
 
-def set_by_hand(it: Training) -> None:
+def step_within_a_held_validation(it: Training) -> None:
     it.train()
-    it.halve()
+    with it.loop.validation():
+        it.validate()
+        it.scheduler.step()
+
+
+def step_after_a_validation_that_was_left(it: Training) -> None:
+    it.train()
+    for _ in it.loop.validate(range(3)):
+        it.loop.report(loss=0.0)
+        break
+    it.scheduler.step()
+
+
+def step_two(it: Training) -> None:
+    it.other.step()
+    for _ in it.batches():
+        it.scheduler.step()
+    it.validate()
+
+
+def turn_evaluation_on_and_off(it: Training) -> None:
+    """As an optimizer without a schedule does: what it notes in its groups is its own affair."""
+    group = it.optimizer.param_groups[0]
+    assert group["train_mode"] == (it.taken == [])
+    group["train_mode"] = True
+    it.train()
+    group["train_mode"] = False
+    it.scheduler.step()
     it.validate()
 
 
@@ -131,9 +155,10 @@ BODIES = [
     step_between_two_passes,
     step_at_the_top,
     step_in_each_batch,
-    step_in_each_batch_and_last,
     step_in_a_validation,
-    set_by_hand,
+    step_within_a_held_validation,
+    step_after_a_validation_that_was_left,
+    step_two,
 ]
 
 
@@ -172,7 +197,8 @@ def test_what_a_handler_of_a_validation_changes_is_not_done_again(tmp_path: Path
     def saving_with_plateau(folder: Path, **arguments: Any) -> EventBus:
         bus = saving_in(folder, on="validation_done", **arguments)
         make = functools.partial(ReduceLROnPlateau, patience=0, factor=0.1)
-        bus.attach(LRSchedule(make, metric="val_loss", on="validation_done"))
+        plateau = LRSchedule(make, metric="val_loss", on="validation_done", optimizer="first")
+        bus.attach(plateau)
         return bus
 
     def body(it: Training) -> None:
@@ -180,7 +206,7 @@ def test_what_a_handler_of_a_validation_changes_is_not_done_again(tmp_path: Path
         it.validate()
 
     whole = Training(saving_with_plateau(tmp_path / "saved")).run(body)
-    assert len({rate for _, rate in whole}) > 1
+    assert len({rates for _, rates in whole}) > 1
     for place, path in enumerate(sorted((tmp_path / "saved").glob("step-*"))[:-1]):
         done = int(Checkpoint.load(path)["loop"]["step"])
         resumed = Training(saving_with_plateau(tmp_path / str(place), resume=path)).run(body)
@@ -215,4 +241,61 @@ def test_a_body_that_adds_a_group_adds_it_again(tmp_path: Path) -> None:
     bus.on("batch_finished", when=lambda step: step == 2)(lambda: Stop("SIGTERM"))
     Training(bus).run(body)
     (path,) = tmp_path.glob("step-*")
-    assert len(Checkpoint.load(path)["optimizer"]["param_groups"]) == 2
+    assert len(Checkpoint.load(path)["optimizers.first"]["param_groups"]) == 2
+
+
+def test_what_an_optimizer_notes_in_its_groups_stays_as_it_is(tmp_path: Path) -> None:
+    def training(bus: EventBus) -> Training:
+        one = Training(bus)
+        one.optimizer.param_groups[0]["train_mode"] = True
+        return one
+
+    training(saving_in(tmp_path, on="validation_done")).run(turn_evaluation_on_and_off)
+    for path in tmp_path.glob("step-*"):
+        (group,) = Checkpoint.load(path)["optimizers.first"]["param_groups"]
+        assert group["train_mode"] is False
+
+
+def test_a_rate_that_the_body_sets_by_hand_is_saved_as_it_is(tmp_path: Path) -> None:
+    def body(it: Training) -> None:
+        it.train()
+        for group in it.optimizer.param_groups:
+            group["lr"] *= 0.5
+        it.validate()
+
+    Training(saving_in(tmp_path, on="validation_done", at_end=False)).run(body)
+    saved = [Checkpoint.load(path) for path in sorted(tmp_path.glob("step-*"))]
+    rates = [one["optimizers.first"]["param_groups"][0]["lr"] for one in saved]
+    assert rates == [0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_a_rate_that_is_a_tensor_counts_as_any_other(tmp_path: Path, as_tensor: bool) -> None:
+    def training(bus: EventBus) -> Training:
+        one = Training(bus)
+        one.optimizer = torch.optim.SGD([one.weight], lr=torch.tensor(1.0) if as_tensor else 1.0)
+        one.scheduler = ExponentialLR(one.optimizer, 0.5)
+        return one
+
+    whole = training(EventBus()).run(step_before_a_validation)
+    bus = saving_in(tmp_path)
+    bus.on("batch_finished", when=lambda step: step == 2 * BATCHES)(lambda: Stop("SIGTERM"))
+    first = training(bus).run(step_before_a_validation)
+    resumed = training(saving_in(tmp_path, resume="auto")).run(step_before_a_validation)
+    assert first[:-1] + resumed == whole
+
+
+class Unsavable(ExponentialLR):
+    """Whose state nobody could copy, or even tell."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.optimizer.param_groups[0]["lr"] < 1.0:
+            raise RuntimeError("no state")
+        return {**super().state_dict(), "lock": threading.Lock(), "self": self}
+
+
+def test_a_scheduler_whose_state_cannot_be_told_does_no_harm_where_nobody_saves() -> None:
+    training = Training(EventBus())
+    training.scheduler = Unsavable(training.optimizer, 0.5)
+    training.run(step_before_a_validation)
+    assert training.rates[0] == 0.5**EPOCHS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,23 @@ def test_an_open_run_unpickles_to_one_that_calls_nobody(bus: EventBus) -> None:
     assert list(copy.batches("ab")) == ["a", "b"]
     assert dict(copy.metrics) == {}
     assert pickle.loads(pickle.dumps(copy)).name == "digits"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_can_read_what_was_known_of_the_run(bus: EventBus) -> None:
+    with Run(bus) as run:
+        for _ in run.batches([1, 2, 3]):
+            run.report(loss=float(run.step))
+            if run.step == 3:
+                break
+        assert in_a_child(lambda: run.step == 3 and run.metrics["loss"] == 2.0)
+
+
+def in_a_child(holds: Callable[[], bool]) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if holds() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_run_that_is_not_open_says_so_elsewhere_too(bus: EventBus) -> None:
