@@ -167,11 +167,15 @@ class Batches(Pass, Iterator[T], Generic[T]):
         # be another one than that of a run that nothing stops.
         if self._spans.batch is not None or self._spans.cut() is None:
             return False
-        reader = self._reader
-        # The end is read, too: a loader with a state is to know that it has come to it.
-        has_ended = reader is not None and reader.is_known_to_have_ended() and reader.next() is END
-        self._end(done=has_ended)
+        self._end(done=self._has_come_to_the_end())
         return True
+
+    def _has_come_to_the_end(self) -> bool:
+        reader = self._reader
+        if reader is None or not self._spans.place.is_used_up:  # the last batch was refused
+            return False
+        # The end is read, too: a loader with a state is to know that it has come to it.
+        return reader.is_known_to_have_ended() and reader.next() is END
 
     def _end(self, done: bool) -> None:
         super()._end(done)

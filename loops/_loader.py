@@ -15,7 +15,7 @@ END: Final = object()
 class Reader:
     """One pass over a loader.
 
-    Nothing is read ahead unless `is_last` is asked of a loader without a length.
+    Nothing is read ahead unless asked for, or `is_last` is asked of a loader without a length.
 
     Attributes
     ----------
@@ -43,9 +43,13 @@ class Reader:
         """Tell whether the batch given last was the last one; may read one batch ahead."""
         if self.size is not None:
             return self.read == self.size
+        self.look_ahead()
+        return self._ahead[0] is END
+
+    def look_ahead(self) -> None:
+        """Read the batch that comes next now."""
         if not self._ahead:
             self._ahead.append(self._wait())
-        return self._ahead[0] is END
 
     def is_known_to_have_ended(self) -> bool:
         """Tell whether all batches were given, as far as can be told without reading on."""

@@ -111,6 +111,8 @@ def _started(loader: Any, start: Start | None) -> Reader:
     elif not _starts_at(loader, start.used):
         _drop(reader, start.used)
     reader.open()
+    if start.opening is not None and start.used == 0:
+        reader.look_ahead()  # a shuffling sampler draws its order with the first batch only
     return reader
 
 

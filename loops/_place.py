@@ -91,6 +91,11 @@ class Place:
         return self._is_open
 
     @property
+    def is_used_up(self) -> bool:
+        """True where a finished or a skipped step has used all that was read in this pass."""
+        return self._used == self.read
+
+    @property
     def start(self) -> int:
         """Batches of the next pass that an earlier life has used up."""
         return 0 if self._start is None else self._start.used

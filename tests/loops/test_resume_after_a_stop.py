@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, Stop
+from eventbus import EventBus, Stop, at
 from eventbus.handlers import Checkpoint
 from eventbus.loops import ResumableSampler, Run
 
@@ -141,6 +141,11 @@ def test_a_loader_with_a_state_reads_on_in_the_same_order(
     assert list(chain(*first, *resumed)) == list(chain(*whole))
 
 
+def shuffled_loader() -> Any:
+    torch.manual_seed(1)
+    return torch.utils.data.DataLoader(DATA, batch_size=1, shuffle=True)
+
+
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's own
 def test_the_loader_of_an_earlier_epoch_is_let_go_once_the_next_one_has_begun() -> None:
     alive: list[weakref.ref[Any]] = []
@@ -176,3 +181,28 @@ def test_a_loader_with_a_state_goes_from_pass_to_pass_without_epochs(
     first = passes_by(bus_saving_in(tmp_path), plain_loader(), stop_at=stop_at)
     assert first == whole[:stop_at]
     assert first + passes_by(bus_saving_in(tmp_path), plain_loader()) == whole
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's own
+@pytest.mark.parametrize("make_loader", [shuffled_loader, plain_loader, loader_with_our_sampler])
+@pytest.mark.parametrize("signal", ["batch_loaded", "batch_started"])
+@pytest.mark.parametrize("read", [read_by, passes_by])
+def test_a_batch_that_a_handler_refuses_is_read_again_the_last_of_its_pass_too(
+    tmp_path: Path, make_loader: Callable[[], Any], signal: str, read: Callable[..., Any]
+) -> None:
+    whole = read(EventBus(), make_loader())
+    for step in (4, 5, 6, 10):
+        bus = bus_saving_in(tmp_path / str(step))
+        bus.on(signal, when=at(step))(refuse)
+        first = read(bus, make_loader())
+        resumed = read(bus_saving_in(tmp_path / str(step)), make_loader())
+        assert flat(first) == flat(whole)[: step - 1]
+        assert flat(first) + flat(resumed) == flat(whole)
+
+
+def refuse() -> Stop:
+    return Stop("not this one")
+
+
+def flat(batches: list[Any]) -> list[int]:
+    return list(chain(*batches)) if isinstance(batches[0], list) else batches
