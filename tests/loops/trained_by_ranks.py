@@ -373,6 +373,8 @@ def _fork(plan: Plan, rank: int) -> int:
 
 def _fork_trainings() -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    # A shell that starts the tests in its background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import_module("torch._dynamo")  # which DDP imports at its first step, for seconds
     for line in sys.stdin:
         plan = json.loads(line)
