@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Event, Filter, Priority, SkipBatch, Stop, handles
+from eventbus import Filter, Priority, SkipBatch, Stop, handles
 from eventbus.handlers._arguments import signals_given
 
 from ._in_transit import (
@@ -151,8 +151,10 @@ class NonFiniteGuard:
     def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
-        hearing = handles("backward_finished", "batch_finished", priority=Priority.DECIDE)
-        self.hear = hearing(self.hear)  # type: ignore[method-assign]  # likewise
+        hearing = handles("backward_finished", priority=Priority.DECIDE)
+        self.hear_gradients = hearing(self.hear_gradients)  # type: ignore[method-assign]  # likewise
+        counting = handles("batch_finished", priority=Priority.DECIDE)
+        self.hear_step = counting(self.hear_step)  # type: ignore[method-assign]  # likewise
 
     def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
         if "gradients" in self.watch:
@@ -254,9 +256,15 @@ class NonFiniteGuard:
 
     # -- skip: look and act at once
 
-    def hear(self, event: Event) -> None:
-        """Note that the loop emits this, whatever the filter says."""
-        self._heard.add(event.name)
+    # By two methods that ask for nothing: an event would be made for them at each step.
+
+    def hear_gradients(self) -> None:
+        """Note that the loop tells of gradients, whatever the filter says."""
+        self._heard.add("backward_finished")
+
+    def hear_step(self) -> None:
+        """Note that a step was taken."""
+        self._heard.add("batch_finished")
 
     def judge(
         self, step: int = 0, loss: Any = None, models: Mapping[str, Any] | None = None
