@@ -6,6 +6,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventbus.answers import Request
+    from eventbus.loops._batch import BatchSpan
     from eventbus.loops._epoch import EpochSpan
     from eventbus.loops._spans import Spans
 
@@ -58,3 +60,33 @@ class Pass:
                 epoch.note_undone()
         if self._has_begun:
             self._spans.schedules.go_back()
+
+    def _announce(self, span: BatchSpan, late: Request | None, answered: int) -> bool:
+        """Tell that a step begins, unless an answer is against it; say whether its body may run.
+
+        A `Stop` from elsewhere that came since the batch began to load is not against it: what
+        loading has drawn from the random generators would be drawn a second time where the run
+        goes on.
+
+        Parameters
+        ----------
+        late, answered
+            What would have cut the loop when the batch was there, and how often handlers had
+            answered.
+        """
+        spans = self._spans
+        heeded = spans.heeded
+        if not heeded.quiet and self._is_refused(span, late, answered):
+            return False
+        spans.emitter.emit("batch_started", epoch=spans.counts.epoch, step=span.step)
+        return heeded.quiet or not self._is_refused(span, late, answered)
+
+    def _is_refused(self, span: BatchSpan, late: Request | None, answered: int) -> bool:
+        spans = self._spans
+        answer: Request | None = spans.pending().skip
+        if answer is None and spans.emitter.pending.answered > answered:
+            cut = spans.cut()
+            answer = None if cut is late else cut
+        if answer is not None:
+            span.skip(answer.reason)
+        return answer is not None

@@ -99,7 +99,7 @@ class RunSpan:
                 self.spans.ranks.end()
             self._note_stops()
             if not self._stops:
-                self.spans.place.end_run()
+                self.spans.place.done.end_run()
             self._emit_finished()
             if self.spans.ranks is not None:
                 self.spans.ranks.part()

@@ -165,11 +165,13 @@ class Spans:
         if not self.is_in_body:
             self.schedules.leave_body()
         if self.batch is not None or self.is_in_body:
-            self.place.note_due(name, in_step=self.batch is not None)
+            self.place.done.note_due(name, in_step=self.batch is not None)
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
-        span.is_behind = self._is_in_place and self.place.passes_over_validation(name)
+        span.is_behind = self._is_in_place and self.place.done.passes_over_validation(
+            name, in_pass=self.place.is_open
+        )
         is_stopped = not span.is_behind and self.pending().stop is not None
         span.silent = span.is_behind or is_stopped
         self.validation = span
@@ -206,7 +208,7 @@ class Spans:
     def passes_over_batches(self) -> bool:
         """Tell whether the pass over data that is about to begin was done before the checkpoint."""
         if self._is_in_place:
-            return self.place.passes_over_batches()
+            return self.place.done.passes_over_batches(in_pass=self.place.is_open)
         log.warning(
             "the checkpoint was saved within epoch %d, and batches come before the loop over "
             "epochs: that epoch will begin anew",
@@ -248,7 +250,7 @@ class Spans:
         """
         if self.ranks is not None:
             return True
-        return not self.place.undone if self.batch is None else not self.batch.has_stepped
+        return not self.place.done.undone if self.batch is None else not self.batch.has_stepped
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
@@ -328,8 +330,8 @@ class Spans:
             self.close_left()
         if self.validation is not None:
             self._close_validation(call)
-        if self.place.has_undone and self.pending().stop is None:
-            self.place.end_body()
+        if self.place.done.has_undone and self.pending().stop is None:
+            self.place.done.end_body()
         batch = self.batch
         if batch is not None:
             if batch.owner() is owner:

@@ -131,11 +131,11 @@ class ValidationSpan:
         spans.counts.rounds[self.name] = self.round
         values = self._values()
         spans.last.update(values)
-        spans.place.settle(self.name)
+        spans.place.done.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
         if spans.batch is not None or spans.is_between:
-            spans.place.note_validation(self.name, in_step=spans.batch is not None)
+            spans.place.done.note_validation(self.name, in_step=spans.batch is not None)
         self._emit("validation_done", metrics=Metrics(values))
 
     def _interrupt(self, reason: str) -> None:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from eventbus import Answers, Declaration, EventBus, Stop
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
-from eventbus.loops._iterators import Batches, Epochs, Steps, Validation
+from eventbus.loops._loop_over_batches import Batches
+from eventbus.loops._loop_over_epochs import Epochs
+from eventbus.loops._loop_over_steps import Steps
+from eventbus.loops._loop_over_validation import Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
 from eventbus.loops._run_span import RunSpan
