@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.background import as_background
+from eventbus.declaration import CONTEXT, RESERVED
 from eventbus.due import in_place_of
 from eventbus.errors import AttachError
 from eventbus.handle import Handle
 from eventbus.marks import Mark, find_marks
-from eventbus.naming import label_of, name_of
+from eventbus.naming import is_same, label_of, name_of
 from eventbus.state import StatePart, has_state
 from eventbus.subscription import Options
 from eventbus.worker import Worker
@@ -70,6 +71,15 @@ class Attachment(Handle):
             if callable(tell):
                 tell(bus)
 
+    def calls(self, handler: Any) -> bool:
+        """Tell whether a function or a method is one of its handlers."""
+        return any(is_same(one.handler, handler) for one in self.subscriptions if one.attached)
+
+    @property
+    def is_left(self) -> bool:
+        """True where all its subscriptions were ended one by one."""
+        return not any(one.attached for one in self.subscriptions)
+
     def worker_for(self, options: Options) -> Worker | None:
         """Return what calls a handler of the thing off the loop's thread, where asked for.
 
@@ -97,9 +107,10 @@ class Attachment(Handle):
 
 
 class Planned(NamedTuple):
-    """One subscription to be made."""
+    """One subscription to be made: under which name, and under which label in messages."""
 
     handler: Callable[..., Any]
+    name: str
     label: str
     mark: Mark
 
@@ -114,7 +125,7 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
     if isinstance(thing, type):
         raise AttachError(f"{thing.__name__} is a class: attach an instance, {thing.__name__}(...)")
     attachment = Attachment(thing, name or name_of(thing))
-    planned = [_plan(thing, attachment.name, found) for found in find_marks(thing)]
+    planned = [_plan(thing, attachment.name, name, found) for found in find_marks(thing)]
     stateful = has_state(thing)
     if not planned and not stateful:
         raise AttachError(
@@ -137,11 +148,16 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
     return attachment
 
 
-def _plan(thing: Any, name: str, found: tuple[str, Callable[..., Any], Mark]) -> Planned:
+def _plan(
+    thing: Any, name: str, given: str | None, found: tuple[str, Callable[..., Any], Mark]
+) -> Planned:
+    """Name one of the handlers: as was given to `attach`, else as its mark says."""
     attribute, handler, mark = found
+    if mark.name is not None and given is None:
+        return Planned(handler, mark.name, mark.name, mark)
     is_whole = handler is thing and not isinstance(thing, MethodType)
-    label = name if is_whole else f"{name}.{attribute}"
-    return Planned(handler, label, mark)
+    label = name if is_whole else f"{name}.{mark.name or attribute}"
+    return Planned(handler, name, label, mark)
 
 
 def _subscribe(
@@ -152,7 +168,7 @@ def _subscribe(
     *,
     filtered: bool,
 ) -> Subscription:
-    mark, name = planned.mark, attachment.name
+    mark, label = planned.mark, planned.label
     chosen = {
         key: overrides[key] if overrides.get(key) is not None else getattr(mark, key)
         for key in ("priority", "sender", "on_error", "background")
@@ -160,11 +176,11 @@ def _subscribe(
     when = overrides.get("when")
     keeps = when is None or not filtered
     chosen["when"] = mark.when if keeps else in_place_of(mark.when, when)
-    label = mark.name or planned.label
+    _check_self(bus, planned)
     _check_thread(mark, overrides.get("background"), label)
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)
     return bus.registry.subscribe(
-        planned.handler, mark.signals, mark.name or name, options, attachment.worker_for(options)
+        planned.handler, mark.signals, planned.name, options, attachment.worker_for(options)
     )
 
 
@@ -173,6 +189,20 @@ def _check_thread(mark: Mark, background: Any, label: str) -> None:
         raise AttachError(
             f"{label} works on the loop's thread alone: attach it without background=",
             handler=label,
+        )
+
+
+def _check_self(bus: EventBus, planned: Planned) -> None:
+    """Refuse a method without `self`, which would get the object in a field's place."""
+    handler = planned.handler
+    if not isinstance(handler, MethodType) or not isinstance(handler.__func__, FunctionType):
+        return
+    (first, *_) = (*handler.__func__.__code__.co_varnames, "")
+    if first in bus.registry.known_fields() or first in (*CONTEXT, *RESERVED):
+        raise AttachError(
+            f"{planned.label} is a method, and its first parameter is {first!r}: "
+            f"write def {handler.__name__}(self, {first}, ...)",
+            handler=planned.label,
         )
 
 

@@ -34,8 +34,8 @@ class Background(Frozen):
         keeps only the newest at all times, whatever the size; "block" makes the loop wait.
         `bus.describe()` and the log tell how many were dropped.
     timeout_s
-        How long `run_closed`, and a checkpoint that asks for the handler's state, wait for what is
-        not done yet, in seconds.
+        How long `run_closed`, a checkpoint that asks for the handler's state, and the end of the
+        process wait for what is not done yet, in seconds.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Background(Frozen):
         if overflow not in get_args(Overflow):
             known = ", ".join(f'"{each}"' for each in get_args(Overflow))
             raise ValueError(f"overflow is one of {known}; got {overflow!r}")
-        if not 0 <= timeout_s < float("inf"):
+        if not isinstance(timeout_s, int | float) or not 0 <= timeout_s < float("inf"):
             raise ValueError(f"timeout_s is a number of seconds from 0 on, got {timeout_s!r}")
         self._set(size=size, overflow=overflow, timeout_s=timeout_s)
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from eventbus.plan import Plan, PlannedCall
     from eventbus.port import Port
 
-__all__ = ["ByName", "by_name_when_asked", "can_compile", "compile_emit"]
+__all__ = ["ByName", "can_compile", "compile_emit", "compile_for"]
 
 ByName: TypeAlias = Callable[[dict[str, Any]], "Answers | None"]
 """Emits the fields in a dict, or returns None: it was made for other ones."""
@@ -101,7 +101,7 @@ def _compile_by_name(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> ByN
     return _compiled(port, plan, writer) if writer.fits else _decline
 
 
-def by_name_when_asked(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> ByName:
+def _by_name_when_asked(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> ByName:
     """Return what makes that function when it is called first; most signals are emitted one way."""
 
     def first(fields: dict[str, Any]) -> Answers | None:
@@ -182,3 +182,18 @@ def _failed(
         return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
     began = dispatch.Began(index, None, error)
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, began)
+
+
+def compile_for(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> None:
+    """Have a port use functions that are made for a plan, where that can be.
+
+    The last name of this module: whoever finds it finds all of them.
+
+    Parameters
+    ----------
+    shape
+        The names of the fields that are sent, as a rule, where the signal is given by name.
+    """
+    if can_compile(port, plan):
+        by_name = _by_name_when_asked(port, plan, shape)
+        port.signal.install(port, plan, compile_emit(port, plan), by_name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType
-from typing import Generic, ParamSpec
+from typing import Any, Generic, ParamSpec
 
 from eventbus.errors import FieldError
 from eventbus.frozen import Frozen
@@ -109,6 +111,13 @@ class Declaration(Frozen, Generic[P]):
 
     __hash__ = object.__hash__  # as fast as can be: the loop finds its signal by it
 
+    def __deepcopy__(self, memo: object) -> Declaration[P]:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By where it stands, as functions are pickled; the stub's own name leads to this.
+        return _declared_at, (self.stub.__module__, self.stub.__qualname__)
+
     @property
     def doc(self) -> str:
         """When and how often the signal fires: the stub's docstring."""
@@ -162,6 +171,10 @@ def signal(
         return Declaration(stub.__name__, stub, clock, value)
 
     return declare
+
+
+def _declared_at(module: str, qualname: str) -> Any:
+    return functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
 
 
 def _check_fields(declaration: Declaration[...]) -> None:

@@ -67,7 +67,7 @@ def _row(bus: EventBus, subscription: Subscription, heard: str) -> tuple[str, ..
     row = (str(subscription.priority), subscription.label, about)
     if bus.timing is None:
         return row
-    cost = bus.timing.row(subscription.label, heard)
+    cost = bus.timing.row(subscription, heard)
     calls, duration_s = (cost.calls, cost.duration_s) if cost is not None else (0, 0.0)
     return (*row, f"{calls} call{'' if calls == 1 else 's'}", f"{1000 * duration_s:.2f} ms")
 

@@ -176,7 +176,7 @@ def _call_each(plan: Plan, event: Event, given: Given, failed: list[Exception]) 
     closing = event.signal.name == CLOSING
     for planned in plan:
         if planned.count is not None:
-            planned.count()
+            planned.count(event)
         if failed and not (planned.isolated or closing):
             continue
         try:

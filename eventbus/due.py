@@ -22,8 +22,6 @@ Due = Callable[["Event"], bool]
 class Site(Protocol):
     """Where a filter is put to use: one subscription on one signal."""
 
-    monotonic: Callable[[], float]
-
     def clock(self) -> Callable[[Event], int]:
         """Return what reads the clock of an event."""
         ...
@@ -32,8 +30,9 @@ class Site(Protocol):
         """Return what calls a predicate with the fields that it names."""
         ...
 
-    def when_called(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called each time that the handler is."""
+    def since_called(self) -> Callable[[], float]:
+        """Return what tells the seconds since the handler was called; infinite before that."""
+        ...
 
 
 class Filter:

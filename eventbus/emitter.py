@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Emitter"]
 
+LABELS = 64
+"""So many other labels of one run are remembered."""
+
 P = ParamSpec("P")
 
 
@@ -66,6 +69,8 @@ class Emitter:
         self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
         self.settled: dict[Any, ByName] = {}  # the compiled ones, likewise
         self.kept: dict[Any, Callable[[dict[str, Any]], bool]] = {}  # transforms for nobody
+        self._labelled: dict[str, Emitter] = {}
+        self._parent = parent
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
 
     @property
@@ -151,12 +156,18 @@ class Emitter:
         for port in self.ports.values():
             port.reset()
         self.ports.clear()
+        for other in self._labelled.values():
+            other.let_go()
+        self._labelled.clear()
 
     def labelled(self, sender: str) -> Emitter:
         """Return the same run's emitter under another label."""
-        other = Emitter(self.bus, sender)
-        other.context, other.pending = self.context, self.pending
-        other.inner, other.reach = self.inner, (sender, self.inner)
+        other = self._labelled.get(sender)
+        if other is None:
+            if len(self._labelled) >= LABELS:  # labels made up at run time never end
+                self.let_go()
+            other = self._labelled[sender] = Emitter(self.bus, sender, parent=self._parent)
+            other.context, other.pending = self.context, self.pending
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.emitter import Emitter
     from eventbus.event_signal import EventSignal
+    from eventbus.subscription import Receiver
 
 __all__ = ["Event"]
 
@@ -55,7 +56,7 @@ class Event:
     epoch_started train {'epoch': 1, 'step': 0}
     """
 
-    __slots__ = ("_extra", "_fields", "emitter", "outer", "signal")
+    __slots__ = ("_emitter", "_extra", "_fields", "_numbers", "_outer", "_signal")
 
     def __init__(
         self,
@@ -65,26 +66,27 @@ class Event:
         extra: Mapping[str, Any] | None = None,
         outer: Event | None = None,
     ) -> None:
-        self.signal = signal
-        self.emitter = emitter
-        self.outer = outer  # the emission that this one is inside of
+        self._signal = signal
+        self._emitter = emitter
+        self._outer = outer
         self._fields = fields
         self._extra = extra  # context given with this emission alone
+        self._numbers: dict[Receiver, int] | None = None
 
     @property
     def name(self) -> str:
         """The name of the signal."""
-        return self.signal.name
+        return self._signal.name
 
     @property
     def sender(self) -> str | None:
         """The label of who emitted it, where there is one."""
-        return self.emitter.sender
+        return self._emitter.sender
 
     @property
     def bus(self) -> EventBus:
         """The bus that it came over."""
-        return self.emitter.bus
+        return self._emitter.bus
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -94,16 +96,40 @@ class Event:
     @property
     def context(self) -> Mapping[str, Any]:
         """What the run is."""
-        return MappingProxyType({**self.emitter.context, **(self._extra or {})})
+        return MappingProxyType({**self._emitter.context, **(self._extra or {})})
 
     def from_context(self, name: str, default: Any = _ABSENT) -> Any:
         """Return one part of the context; raise `FieldError` where it was not given."""
         if self._extra is not None and name in self._extra:
             return self._extra[name]
-        value = self.emitter.context.get(name, default)
+        value = self._emitter.context.get(name, default)
         if value is _ABSENT:
             raise FieldError(_not_given(name, self), signal=self.name, field=name)
         return value
+
+    # -- for the parts of the bus
+
+    @property
+    def signal(self) -> EventSignal[...]:
+        """What was emitted."""
+        return self._signal
+
+    @property
+    def emitter(self) -> Emitter:
+        """By whom."""
+        return self._emitter
+
+    @property
+    def outer(self) -> Event | None:
+        """The emission that this one is inside of, if any."""
+        return self._outer
+
+    @property
+    def numbers(self) -> dict[Receiver, int]:
+        """The number of this emission, for each receiver whose filter reads it."""
+        if self._numbers is None:
+            self._numbers = {}
+        return self._numbers
 
     def where(self) -> str:
         """Word the place for messages: `signal 'batch_finished', epoch 1, sender 'train'`."""

@@ -33,6 +33,7 @@ ENDS: dict[str, Kinds] = {
     "epoch_interrupted": (StopEpoch, SkipBatch),
     "run_closed": (Stop, StopEpoch, SkipBatch),
 }
+EPOCHS: Kinds = (StopEpoch, SkipBatch)
 BEGINS: dict[str, Kinds] = {
     "run_opened": (Stop, StopEpoch, SkipBatch),
     "epoch_started": (StopEpoch, SkipBatch),
@@ -52,6 +53,8 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     bus : EventBus
     declaration : Declaration or None
         None for a name that was just emitted or subscribed to.
+    former : list of Declaration
+        Those that it had before, as when a notebook's cell was run again: they still name it.
 
     Examples
     --------
@@ -73,6 +76,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         self._shapes: dict[tuple[str, ...], bool] = {}
         super().__init__(name, declaration.doc if declaration else None)
         self.declaration = declaration
+        self.former: list[Declaration[...] | None] = []
         self.ends = ENDS.get(name, ())
         self.begins = BEGINS.get(name, ())
         self._root_port = RootPort(bus.root, self)
@@ -102,12 +106,14 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         """Take on a declaration; who is subscribed already is held against it."""
         before = self.declaration
         self.declaration = declaration
+        self.former = [one for one in (*self.former, before) if one not in (None, declaration)]
         try:
             fresh = {held: Receiver(held.subscription, self) for held in self.own_receivers()}
         except Exception:
             self.declaration = before
             raise
         for held, receiver in fresh.items():  # each keeps its place: the subscription's
+            receiver.follow(held)
             self.disconnect(held)
             receiver.plug()
         self._shapes = {}
@@ -128,9 +134,14 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
 
     def begin(self, emitter: Emitter) -> None:
         """Drop answers that are stale; note that a run is open."""
-        emitter.pending.begin(self.begins)
-        if self.name == "run_opened":
-            self.bus.mark_open(emitter)
+        if self.name != "run_opened":
+            emitter.pending.begin(self.begins)
+            return
+        # A run that was opened before, and never closed, leaves its stops behind. Those of a new
+        # one are its own: an OS signal may have come before its loop began.
+        is_again = emitter in self.bus.open_runs
+        emitter.pending.begin(self.begins if is_again else EPOCHS)
+        self.bus.mark_open(emitter)
 
     def end(self, emitter: Emitter) -> None:
         """Drop answers that have served; note that a run is closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
 from eventbus.log import log
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from eventbus.event import Event
     from eventbus.subscription import Subscription
 
-__all__ = ["Failures", "blame", "raise_all"]
+__all__ = ["Failures", "blame", "describe_error", "raise_all"]
 
 
 IN_A_ROW = 3
@@ -63,7 +64,7 @@ class Failures:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._logged: set[tuple[str, type]] = set()
+        self._logged: WeakKeyDictionary[Subscription, set[type]] = WeakKeyDictionary()
 
     def isolate(
         self, subscription: Subscription, error: Exception, event: Event, emitter: Emitter
@@ -71,17 +72,19 @@ class Failures:
         """Keep a failure on `event` from the loop; `emitter` tells of it."""
         label = subscription.label
         self._counts[label] += 1
-        self._log_first(label, error, event)
+        self._log_first(subscription, error, event)
         _switch_off(subscription)  # first: who is told may raise
         try:
             self._tell(label, error, event, emitter)
         finally:
             error.__traceback__ = None  # its frames would keep the batch alive
 
-    def _log_first(self, label: str, error: Exception, event: Event) -> None:
-        if (label, type(error)) in self._logged:
+    def _log_first(self, subscription: Subscription, error: Exception, event: Event) -> None:
+        logged = self._logged.setdefault(subscription, set())
+        if type(error) in logged:
             return
-        self._logged.add((label, type(error)))
+        logged.add(type(error))
+        label = subscription.label
         log().error("handler %r failed, training goes on: %s", label, event.where(), exc_info=error)
 
     def _tell(self, label: str, error: Exception, event: Event, emitter: Emitter) -> None:

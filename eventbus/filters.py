@@ -83,14 +83,8 @@ class AtMostEvery(Filter):
         self.seconds = seconds
 
     def bind(self, site: Site) -> Due:
-        called_at: float | None = None
-
-        def tell() -> None:
-            nonlocal called_at
-            called_at = site.monotonic()
-
-        site.when_called(tell)
-        return lambda event: called_at is None or site.monotonic() - called_at >= self.seconds
+        since_called = site.since_called()
+        return lambda event: since_called() >= self.seconds
 
     def __repr__(self) -> str:
         return f"at_most_every({self.seconds:g})"
@@ -199,7 +193,8 @@ def until(n: int) -> Filter:
 def at_most_every(seconds: float) -> Filter:
     """Be due when `seconds` have passed since the handler was last called, on a monotonic clock.
 
-    The first emission is due. The time is not part of a checkpoint.
+    Called on any of its signals, where it has several. The first emission is due. The time is not
+    part of a checkpoint.
 
     Examples
     --------

@@ -12,6 +12,7 @@ from eventbus.answers import State
 from eventbus.log import log
 from eventbus.state import RestoredState
 from eventbus.subscription import Options
+from eventbus.tally import Tally
 from eventbus.worker import close
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Housekeeping:
 
     def give_counts(self) -> State | None:
         """Answer with the counts that filters read, where there are any."""
-        counts = {key: receiver.emissions for key, receiver in self._counting().items()}
+        counts = {key: tally.drawn for key, (_, tally) in self._counting().items()}
         return State(COUNTS, counts) if counts else None
 
     def keep(self, state: Any) -> None:
@@ -63,9 +64,9 @@ class Housekeeping:
     def take_counts(self) -> None:
         """Put restored counts into the filters that read them; the rest waits for later ones."""
         if self.counts:
-            for key, receiver in self._counting().items():
+            for key, (receiver, _) in self._counting().items():
                 if key in self.counts:
-                    receiver.emissions = self.counts.pop(key)
+                    receiver.tally = Tally(self.counts.pop(key))
 
     def drain(self, event: Event) -> None:
         """Wait for background handlers, as long as each allows; raise what they raised."""
@@ -81,13 +82,13 @@ class Housekeeping:
         if untaken:
             log().warning("restored state that nothing attached took: %s", ", ".join(untaken))
 
-    def _counting(self) -> dict[str, Receiver]:
-        counting: dict[str, Receiver] = {}
+    def _counting(self) -> dict[str, tuple[Receiver, Tally]]:
+        counting: dict[str, tuple[Receiver, Tally]] = {}
         for subscription in self.bus.subscriptions:
             for name, receiver in subscription.receivers.items():
-                if receiver.emissions is not None:
+                if receiver.tally is not None:
                     key = f"{subscription.label} on {name}"
                     while key in counting:  # the same function twice: told apart by order
                         key += "'"
-                    counting[key] = receiver
+                    counting[key] = receiver, receiver.tally
         return counting

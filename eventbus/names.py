@@ -27,14 +27,33 @@ _WORDS = {
     "ended": "finished",
     "done": "finished",
     "completed": "finished",
+    "after": "finished",
+    "before": "started",
     "val": "validation",
+    "validate": "validation",
+    "eval": "validation",
+    "evaluate": "validation",
+    "evaluation": "validation",
+    "step": "batch",
+    "iteration": "batch",
 }
 """What other frameworks call it."""
 
+_TRAINING = ("train", "training", "fit")
+_SPANS = ("epoch", "batch", "validation", "backward")
+
 
 def _plain(name: str) -> str:
+    """Return a name in our words: `on_train_epoch_end` is `epoch_finished`, `after_fit` a run's."""
     words = name.lower().removeprefix("on_").split("_")
-    return "_".join(_WORDS.get(word, word) for word in words)
+    if words[0] in ("after", "before"):
+        words = [*words[1:], words[0]]
+    if words[0] in _TRAINING and len(words) > 1:
+        words = words[1:] if len(words) > 2 else ["run", words[1]]
+    words = [_WORDS.get(word, word) for word in words]
+    if words[:2] == ["validation", "epoch"]:
+        words = ["validation", *words[2:]]
+    return "_".join(words)
 
 
 _OTHER_WORDS = {_plain(name): name for name in STANDARD}
@@ -106,7 +125,8 @@ def _near_part(part: str, known: list[str]) -> str | None:
 
 def near_standard(name: str) -> str | None:
     """Return the standard name that `name` looks like a slip of, or None."""
-    other = _OTHER_WORDS.get(_plain(name))
+    plain = _plain(name)
+    other = _OTHER_WORDS.get(f"{plain}_finished" if plain in _SPANS else plain)
     if other is not None:
         return other
     from difflib import SequenceMatcher  # needed only for names that are none of ours

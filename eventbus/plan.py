@@ -27,7 +27,7 @@ class PlannedCall:
     take : callable
         Takes the event; returns what the handler returned, `NOT_DUE` if it was not due.
     count : callable or None
-        Counts the emission, where a filter reads the count.
+        Takes the event; numbers the emission, where a filter reads the number.
     receiver : Receiver or None
         None for a plain blinker receiver.
     isolated, may_replace : bool
@@ -42,7 +42,7 @@ class PlannedCall:
         self.take: Callable[[Event], Any] = receiver.take if timed is None else timed.wrap(receiver)
         if subscription.worker is not None:
             self.take = subscription.worker.watched(self.take)
-        self.count = receiver.count if receiver.emissions is not None else None
+        self.count = receiver.count if receiver.tally is not None else None
         self.isolated = subscription.isolated
         self.may_replace = not self.isolated
         self.by = subscription.name

@@ -52,6 +52,7 @@ class Port(Generic[P]):
     def __init__(self, emitter: Emitter, signal: EventSignal[P]) -> None:
         self.emitter = emitter
         self.signal = signal
+        self._settled_as: tuple[Any, ...] = ()
         self.reset()
 
     def reset(self) -> None:
@@ -60,7 +61,7 @@ class Port(Generic[P]):
         self._runs = 0
         self.settled = False
         self._put(None)
-        for key in self._keys():
+        for key in self._settled_as:  # not what it goes by now: it may be declared anew meanwhile
             self.emitter.settled.pop(key, None)
             self.emitter.kept.pop(key, None)
 
@@ -75,7 +76,10 @@ class Port(Generic[P]):
         self.emitter.settled.update(dict.fromkeys(self._keys(), by_name))
 
     def _keys(self) -> tuple[Any, ...]:
-        return self.signal.name, self.signal.declaration, self.signal
+        """Return by what the emitter finds it; `reset` takes those away again."""
+        signal = self.signal
+        self._settled_as = (signal.name, signal, signal.declaration, *signal.former)
+        return self._settled_as
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
         shadow(self, emit)
@@ -86,7 +90,8 @@ class Port(Generic[P]):
 
     def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit the fields, given by name; return all pending answers."""
-        assert not args, "fields are given by name"
+        if args:
+            raise TypeError(f"the fields of {self.signal.name!r} are given by name; got {args!r}")
         settled: Callable[..., Answers] | None = vars(self).get("emit")
         if settled is not None:  # `emit = port.emit` was kept from before
             return settled(**fields)
@@ -128,12 +133,11 @@ class Port(Generic[P]):
     def _is_for_nobody(self, fields: dict[str, Any]) -> bool:
         """Tell whether nobody listens and no answer is pending: then a value stays what it is."""
         signal, emitter, underway = self.signal, self.emitter, self.emitter.bus.underway
+        # Inside of another run's emission it may be for that run.
         return (
             emitter.pending.quiet
             and not signal.plan(emitter)
-            and not (
-                underway.compiled or underway.interpreted
-            )  # inside of another run's emission it may be for that run
+            and not (underway.compiled or underway.interpreted)
             and signal.value is not None
             and signal.value not in fields
             and not signal.has_context(fields)
@@ -153,12 +157,14 @@ class Port(Generic[P]):
             self._plan, self._runs = plan, 0
         self._runs += 1
         if self._runs > WARM:
-            from eventbus import compiled  # late: importing eventbus stays quick
+            self._compile(plan, shape)
 
-            if compiled.can_compile(self, plan):
-                emit = compiled.compile_emit(self, plan)
-                by_name = compiled.by_name_when_asked(self, plan, shape)
-                self.signal.install(self, plan, emit, by_name)
+    def _compile(self, plan: Plan, shape: tuple[str, ...]) -> None:
+        try:
+            from eventbus.compiled import compile_for  # late: importing eventbus stays quick
+        except ImportError:  # an OS signal emits while this is being imported: the next one will
+            return
+        compile_for(self, plan, shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_port

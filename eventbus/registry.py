@@ -56,7 +56,7 @@ class Registry:
         if found is None:
             with self._lock:
                 found = self._signals.get(name) or self._new(name, named)
-        if isinstance(named, Declaration) and found.declaration is not named:
+        if isinstance(named, Declaration) and named not in (found.declaration, *found.former):
             self.declare(named)  # a bare name so far, or the same cell run again
         return found
 
@@ -75,7 +75,12 @@ class Registry:
         for receiver in covering:
             receiver.plug()
         self._signals[signal.name] = signal
+        self._take_counts(covering)
         return signal
+
+    def _take_counts(self, receivers: Iterable[Receiver]) -> None:
+        if any(receiver.tally is not None for receiver in receivers):
+            self.bus.take_counts()
 
     def declare(self, declaration: Declaration[...]) -> None:
         """Put a declaration on the bus; who subscribed to the bare name is held against it."""
@@ -124,8 +129,7 @@ class Registry:
             if subscription.worker is not None:
                 subscription.worker.join()
                 self.keep_worker(subscription.worker)
-        if any(receiver.emissions is not None for receiver in subscription.receivers.values()):
-            self.bus.take_counts()
+        self._take_counts(subscription.receivers.values())
         return subscription
 
     def _covered(self, name: str, subscription: Subscription) -> list[EventSignal[...]]:
@@ -220,11 +224,17 @@ class Registry:
     def attach(self, thing: Any, name: str | None, overrides: dict[str, Any]) -> Attachment:
         """Subscribe every mark of a thing, once."""
         with self._lock:
-            if any(is_same(held.thing, thing) for held in self.attachments):
-                raise AttachError(f"{thing!r} is attached already: detach it first")
+            self._refuse_second(thing)
             attachment = attach(self.bus, thing, name, overrides)
             self.attachments = (*self.attachments, attachment)
         return attachment
+
+    def _refuse_second(self, thing: Any) -> None:
+        for held in self.attachments:
+            if not is_same(held.thing, thing) and not held.calls(thing):
+                continue
+            within = "" if is_same(held.thing, thing) else f", with {held.name!r}"
+            raise AttachError(f"{thing!r} is attached already{within}: detach it first")
 
     def forget(self, thing: Any) -> None:
         """Let go of a thing that was attached."""

@@ -10,6 +10,9 @@ from eventbus.errors import HandlerError
 
 __all__ = ["answers_in", "refuse_mistakes"]
 
+BOOLS = ("bool", "torch.bool")
+"""The names of their `dtype`."""
+
 
 def answers_in(result: Any, label: str) -> list[Answer]:
     """Return the answers in what a handler returned; none where it is something else.
@@ -34,7 +37,7 @@ def answers_in(result: Any, label: str) -> list[Answer]:
 def refuse_mistakes(result: Any, label: str) -> None:
     """Refuse what looks like an answer and is none: a bool, an answer's class, a coroutine."""
     (first, *_) = result if isinstance(result, list | tuple) and result else (result,)
-    if isinstance(result, bool):
+    if isinstance(result, bool) or _is_bool_elsewhere(result):
         text = f"{result}, which decides nothing: return Stop('why'), or None"
     elif isinstance(first, type) and issubclass(first, Answer):
         text = f"the class {first.__name__}: return {first.__name__}('why')"
@@ -48,3 +51,8 @@ def refuse_mistakes(result: Any, label: str) -> None:
 
 def _is_answer(result: Any) -> bool:
     return issubclass(type(result), Answer)  # isinstance would believe a Mock
+
+
+def _is_bool_elsewhere(result: Any) -> bool:
+    """Tell whether this is a truth value of NumPy's or torch's; nothing is read, or imported."""
+    return getattr(result, "ndim", None) == 0 and str(getattr(result, "dtype", "")) in BOOLS

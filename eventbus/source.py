@@ -7,6 +7,7 @@ in `compiled`, where the source is described.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from eventbus.calling import REQUIRED, Want
@@ -57,6 +58,7 @@ class Writer:
         self.shape = shape
         declaration = port.signal.declaration
         assert declaration is not None, "see can_compile"
+        self._parameters = declaration.fields
         self.fields = list(declaration.fields)
         self.clock = declaration.clock
         self.names: dict[str, Any] = {}
@@ -85,11 +87,18 @@ class Writer:
         self.lines.append("    " * depth + line)
 
     def _head(self) -> None:
-        required = self._required()
-        optional = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
-        self._put(0, f"def emit({', '.join([*required, *optional])}):")
-        self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
+        asked = self._required()
+        required = [name for name in asked if not self._is_optional(name)]
+        others = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
+        self._put(0, f"def emit({', '.join([*required, *others])}):")
+        unsent = [f"{name} is _eb_unsent" for name in asked if name not in required]
+        tests = ["_eb_underway.compiled", "_eb_underway.interpreted", *unsent]
+        self._put(1, f"if {' or '.join(tests)}:")
         self._put(2, f"return {self._slow()}")
+
+    def _is_optional(self, name: str) -> bool:
+        """Tell whether the loop may leave a field out: who asks for it fails then, the rest run."""
+        return self._parameters[name].default is not Parameter.empty
 
     def _head_by_name(self, shape: tuple[str, ...]) -> None:
         # One dict, as `emit(name, **fields)` has it: to spread it over parameters costs more.
@@ -122,7 +131,6 @@ class Writer:
 
     def _body(self) -> None:
         self._check_clock()
-        self._show_mappings()
         always = [i for i, planned in enumerate(self.plan) if not _filtered(planned)]
         windowed = self._window()
         if windowed and not always:
@@ -131,6 +139,7 @@ class Writer:
             self._put(1, "_eb_e = None  # one event for all that ask, made when the first is due")
         self._put(1, "_eb_underway.compiled = True")
         self._put(1, "try:")
+        self._show_mappings(2)  # a call: before the flag is set another thread could come between
         depth = 2
         if windowed and always:
             self._put(2, "_eb_from, _eb_to = _eb_window")
@@ -181,12 +190,12 @@ class Writer:
             asked.add(self.clock or "")
         return [name for name in self.fields if name in asked]
 
-    def _show_mappings(self) -> None:
+    def _show_mappings(self, depth: int) -> None:
         for name in MAPPINGS:
             if name in (self.fields if self.shape is None else self.shape):
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
-                self._put(1, f"if {name}.__class__ is dict:")
-                self._put(2, f"{name}{also} = _eb_view({name})")
+                self._put(depth, f"if {name}.__class__ is dict:")
+                self._put(depth + 1, f"{name}{also} = _eb_view({name})")
 
     def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):

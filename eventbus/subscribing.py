@@ -217,3 +217,5 @@ class HandlersSide:
             attachment.detach()
         for subscription in subscriptions:
             subscription.detach()
+        for left in [a for a in self.registry.attachments if a.is_left]:
+            left.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ from eventbus.handle import Handle
 from eventbus.handover import packing
 from eventbus.names import covers
 from eventbus.naming import check_label
+from eventbus.tally import Tally
 from eventbus.worker import Worker
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ class Subscription(Handle):
         self.receivers: dict[str, Receiver] = {}
         self.switched_off = False
         self.failures_in_a_row = 0
+        self.is_timed = False  # a filter asks when it was called last
+        self.called_at: float | None = None
         self.wants = read_wants(handler, f"handler {self.label!r}")
         if options.background is not None:
             refuse_held(self.wants)
@@ -194,10 +198,9 @@ class Receiver:
         self.subscription = subscription
         self.signal = signal
         self.monotonic = subscription.bus.monotonic
-        self.emissions: int | None = None  # counted only where a filter reads it
+        self.tally: Tally | None = None  # only where a filter reads the number of emissions
         self.ran = False
         self.calls = 0  # while interpreted, as all are while they are profiled
-        self._tell: list[Callable[[], None]] = []
         self.call = self.check()
         self.due = subscription.when.bind(self) if subscription.when is not None else None
 
@@ -207,6 +210,12 @@ class Receiver:
         subscription.receivers[self.signal.name] = self
         sender = ANY if subscription.sender is None else subscription.sender
         self.signal.connect(self, sender=sender, weak=False)
+
+    def follow(self, other: Receiver) -> None:
+        """Go on from what another one of the same subscription has counted."""
+        self.ran, self.calls = other.ran, other.calls
+        if self.tally is not None and other.tally is not None:
+            self.tally = other.tally
 
     def check(self) -> Callable[[Event], Any]:
         """Hold what the handler asks for against the declaration, and make its call."""
@@ -229,8 +238,8 @@ class Receiver:
         """Read the signal's clock field; where it has none, count its emissions."""
         declaration = self.signal.declaration
         if declaration is None or declaration.clock is None:
-            self.emissions = 0
-            return lambda event: self.emissions or 0
+            self.tally = Tally()
+            return lambda event: event.numbers[self]
         return self._read_clock(declaration.clock)
 
     def _read_clock(self, clock: str) -> Callable[[Event], int]:
@@ -257,9 +266,14 @@ class Receiver:
         check_runs(wants, self.signal.name)
         return self._calling(wants)
 
-    def when_called(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called each time that the handler is."""
-        self._tell.append(tell)
+    def since_called(self) -> Callable[[], float]:
+        """Return what tells the seconds since the handler was called, on whichever signal."""
+        self.subscription.is_timed = True
+        return self._since_called
+
+    def _since_called(self) -> float:
+        called_at = self.subscription.called_at
+        return math.inf if called_at is None else self.monotonic() - called_at
 
     # -- what a plan asks
 
@@ -274,19 +288,20 @@ class Receiver:
             subscription.detach()
         self.ran = True
         self.calls += 1
-        for tell in self._tell:
-            tell()
+        if subscription.is_timed:
+            subscription.called_at = self.monotonic()
         return self.call(event)
 
-    def count(self) -> None:
-        """Count an emission, for filters on a signal without a clock."""
-        if self.emissions is not None:
-            self.emissions += 1
+    def count(self, event: Event) -> None:
+        """Number an emission, for filters on a signal without a clock."""
+        if self.tally is not None:
+            event.numbers[self] = self.tally.draw()
 
     def __call__(self, sender: Any, **fields: Any) -> Any:
         """Take part in blinker's `send`: filters hold, answers are only returned."""
-        self.count()
-        result = self.take(self.signal.plain_event(sender, fields))
+        event = self.signal.plain_event(sender, fields)
+        self.count(event)
+        result = self.take(event)
         return None if result is NOT_DUE else result
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from eventbus.bus import EventBus
     from eventbus.event import Event
-    from eventbus.subscription import Receiver
+    from eventbus.subscription import Receiver, Subscription
 
 __all__ = ["HandlerTime", "Profile"]
 
@@ -70,7 +70,9 @@ class Profile:
 
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
-        self._rows: dict[tuple[str, str], HandlerTime] = {}
+        self._around = bus.timing  # goes on beside this one, and after it
+        self._is_over = False
+        self._rows: dict[tuple[Subscription, str], HandlerTime] = {}
 
     @property
     def rows(self) -> list[HandlerTime]:
@@ -90,21 +92,25 @@ class Profile:
         total_s = sum(row.duration_s for row in self.rows)
         return f"<Profile: {total_s:.6f} s in {sum(row.calls for row in self.rows)} calls>"
 
-    def row(self, handler: str, signal: str) -> HandlerTime | None:
+    def row(self, subscription: Subscription, signal: str) -> HandlerTime | None:
         """Return one row, or None where the handler was not called."""
-        return self._rows.get((handler, signal))
+        return self._rows.get((subscription, signal))
 
     def stop(self) -> None:
-        """Measure no more; the rows stay."""
-        if self._bus.timing is self:
-            self._bus.timing = None
-            self._bus.registry.changed()
+        """Measure no more; the rows stay. One that was begun before goes on."""
+        self._is_over = True
+        while self._bus.timing is not None and self._bus.timing._is_over:
+            self._bus.timing = self._bus.timing._around
+        self._bus.registry.changed()
 
     def wrap(self, receiver: Receiver) -> Callable[[Event], Any]:
         """Return a measured `receiver.take`."""
-        label, signal = receiver.subscription.label, receiver.signal.name
-        take, clock = receiver.take, time.perf_counter
-        row = self._rows.setdefault((label, signal), HandlerTime(label, signal))
+        take = receiver.take if self._around is None else self._around.wrap(receiver)
+        if self._is_over:
+            return take
+        subscription, signal, clock = receiver.subscription, receiver.signal.name, time.perf_counter
+        fresh = HandlerTime(subscription.label, signal)
+        row = self._rows.setdefault((subscription, signal), fresh)
 
         def timed(event: Event) -> Any:
             calls, start = receiver.calls, clock()

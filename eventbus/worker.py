@@ -6,6 +6,7 @@ happens on the other thread, in order.
 
 from __future__ import annotations
 
+import atexit
 import time
 import weakref
 from collections import deque
@@ -45,6 +46,9 @@ class Worker:
             f"eventbus {label}", background.size, background.overflow
         )
         weakref.finalize(self, self._backlog.end).atexit = False
+        _living.add(self)
+        atexit.unregister(_finish_all)  # there once, however many workers
+        atexit.register(_finish_all)
 
     @property
     def dropped(self) -> int:
@@ -75,9 +79,7 @@ class Worker:
             gave_way = self._backlog.put(Call(self, subscription, pack, event), last=not self.users)
             if gave_way and self._backlog.dropped == gave_way:
                 self._warn_of_drops()
-            if (
-                not self.users
-            ):  # `once`, or another thread detached it: to be waited for all the same
+            if not self.users:  # `once`, or another thread detached it: it is waited for as well
                 subscription.bus.registry.keep_worker(self)
             return NOT_DUE
 
@@ -127,6 +129,14 @@ class Worker:
         if not emitter.inner:
             self._backlog.end()
 
+    def finish(self, timeout_s: float) -> None:
+        """The process ends: wait as `close` does, and log what no emission will bring any more."""
+        if left := self._backlog.wait(max(timeout_s, 0.0)):
+            text = "handler %r: %s not handled when the process ended"
+            log().warning(text, self.label, _count(left))
+        for error, subscription, event in self.take_failures():
+            log().error("handler %r failed: %s", subscription.label, event.where(), exc_info=error)
+
     def _warn_of_drops(self) -> None:
         if self.background.overflow != "latest":  # there it is meant
             log().warning("handler %r is slower than the loop: emissions are dropped", self.label)
@@ -149,6 +159,16 @@ def close(bus: EventBus, emitter: Emitter) -> None:
     bus.registry.drop_workers()
     if failures:
         raise LateError(tuple(failures))
+
+
+_living: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    """Wait for all that is under way at the interpreter's end: a loop may have closed no run."""
+    start = time.monotonic()
+    for worker in list(_living):
+        worker.finish(start + worker.background.timeout_s - time.monotonic())
 
 
 def _count(emissions: int) -> str:

@@ -266,3 +266,23 @@ def test_an_answer_that_no_run_was_there_to_hear_is_for_the_next(bus: EventBus) 
     assert first.emit("run_opened").stop is not None
     first.emit("run_closed", outcome="stopped")
     assert bus.bind(sender="train").emit("run_opened").stop is None
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_stop_from_before_a_run_is_opened_holds_whether_it_was_read_or_not(
+    bus: EventBus, is_read: bool
+) -> None:
+    loop = bus.bind(sender="train")
+    bus.answer(Stop("SIGTERM"))
+    if is_read:
+        assert loop.answers.stop is not None
+    assert loop.emit("run_opened").stop is not None
+
+
+def test_a_run_that_is_opened_again_without_being_closed_has_none_of_the_stops_before(
+    bus: EventBus, loop: Emitter
+) -> None:
+    loop.emit("run_opened")
+    bus.answer(Stop("for the first one"))
+    assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
+    assert loop.emit("run_opened").stop is None

@@ -6,7 +6,9 @@ import logging
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pytest
+import torch
 
 from eventbus import Emitter, EventBus, Restored, SkipBatch, State, Stop, StopEpoch
 
@@ -305,3 +307,23 @@ def test_an_answer_names_itself_where_a_keyword_is_wrong(kind: Any, wrong: str, 
 def test_state_needs_a_key_that_is_a_name(key: Any) -> None:
     with pytest.raises(TypeError, match=f"State takes a key, a non-empty string; got {key!r}"):
         State(key, 1)
+
+
+@pytest.mark.parametrize(
+    "decision", [np.bool_(True), torch.tensor(False), np.array(True)], ids=["numpy", "torch", "0-d"]
+)
+def test_a_truth_value_of_another_library_decides_nothing_either(
+    bus: EventBus, loop: Emitter, decision: object
+) -> None:
+    bus.on("epoch_finished", name="good_enough")(lambda: decision)
+    with pytest.raises(MISTAKE) as caught:
+        loop.emit("epoch_finished", epoch=1, step=1)
+    assert_says(caught.value, "good_enough", "decides nothing", "return Stop('why'), or None")
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), torch.tensor(0.5), torch.tensor([True, False])])
+def test_other_values_of_other_libraries_are_ignored(
+    bus: EventBus, loop: Emitter, value: object
+) -> None:
+    bus.on("epoch_finished")(lambda: value)
+    assert list(loop.emit("epoch_finished", epoch=1, step=1)) == []

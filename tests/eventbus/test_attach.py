@@ -409,3 +409,67 @@ def test_a_marked_method_is_attached_without_its_object(bus: EventBus) -> None:
 def test_a_method_without_a_mark_is_refused(bus: EventBus) -> None:
     with pytest.raises(MISTAKE, match="nothing to attach"):
         bus.attach(StringIO().write)
+
+
+def test_a_name_given_to_attach_wins_over_that_of_a_mark(bus: EventBus, loop: Emitter) -> None:
+    @handles("epoch_finished", name="marked")
+    def stop() -> Stop:
+        return Stop("enough")
+
+    with bus.attach(stop):
+        assert [by for by, _ in loop.emit("epoch_finished", epoch=1, step=1).given] == ["marked"]
+    bus.attach(stop, name="mine")
+    assert [by for by, _ in loop.emit("epoch_finished", epoch=2, step=2).given] == ["mine"]
+    assert [one.label for one in bus.subscriptions] == ["mine"]
+
+
+def test_methods_keep_their_marks_names_behind_one_given_to_attach(bus: EventBus) -> None:
+    class Two:
+        @handles("epoch_finished", name="first")
+        def one(self) -> None: ...
+
+        @handles("epoch_finished")
+        def two(self) -> None: ...
+
+    bus.attach(Two(), name="mine")
+    assert [(one.name, one.label) for one in bus.subscriptions] == [
+        ("mine", "mine.first"),
+        ("mine", "mine.two"),
+    ]
+
+
+def test_a_function_of_an_attached_module_is_attached_already(bus: EventBus) -> None:
+    module = types.ModuleType("handlers_of_mine")
+
+    @handles("epoch_finished")
+    def report() -> None: ...
+
+    report.__module__ = module.__name__
+    vars(module)["report"] = report
+    bus.attach(module)
+    with pytest.raises(AttachError, match="attached already, with 'handlers_of_mine'"):
+        bus.attach(report)
+
+
+def test_what_was_detached_method_by_method_may_be_attached_again(
+    bus: EventBus, loop: Emitter
+) -> None:
+    counter = Counter()
+    bus.attach(counter)
+    for subscription in bus.subscriptions:
+        bus.detach(subscription.handler)
+    bus.attach(counter)
+    run_epochs(loop, 1)
+    assert len(counter.calls) > 0
+
+
+def test_a_method_without_self_is_refused(bus: EventBus) -> None:
+    class Forgetful:
+        @handles("epoch_finished")
+        def report(epoch) -> None:  # noqa: N805 - the slip that is refused
+            ...
+
+    with pytest.raises(AttachError) as caught:
+        bus.attach(Forgetful())
+    assert_says(caught.value, "Forgetful.report", "'epoch'", "def report(self, epoch, ...)")
+    assert bus.subscriptions == ()

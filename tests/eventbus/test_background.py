@@ -230,7 +230,14 @@ def test_a_profile_counts_what_was_handed_over(bus: EventBus, loop: Emitter) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": 0}, {"size": 1.5}, {"size": True}, {"overflow": "drop"}, {"timeout_s": -1.0}],
+    [
+        {"size": 0},
+        {"size": 1.5},
+        {"size": True},
+        {"overflow": "drop"},
+        {"timeout_s": -1.0},
+        {"timeout_s": None},
+    ],
 )
 def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:

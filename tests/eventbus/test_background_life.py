@@ -258,3 +258,46 @@ print("the end")
 
 def test_a_backend_that_hangs_does_not_keep_the_process_alive(tmp_path: Path) -> None:
     assert run_script(EXIT_SCRIPT, tmp_path).strip() == "the end"
+
+
+def test_a_loop_that_closes_no_run_loses_nothing_at_the_end_of_the_process(tmp_path: Path) -> None:
+    assert run_script(UNCLOSED, tmp_path) == "uploaded 1\nuploaded 2\nuploaded 3\n"
+
+
+UNCLOSED = """
+import threading, time
+from eventbus import Background, EventBus
+
+bus = EventBus()
+
+@bus.on("epoch_finished", background=Background(timeout_s=60))
+def upload(epoch):
+    threading.main_thread().join()  # until the interpreter has begun to end
+    print("uploaded", epoch, flush=True)
+
+loop = bus.bind(sender="train")
+for epoch in (1, 2, 3):
+    loop.emit("epoch_finished", epoch=epoch, step=10 * epoch)
+"""
+
+
+def test_what_does_not_end_is_told_of_at_the_end_of_the_process(tmp_path: Path) -> None:
+    assert run_script(STUCK, tmp_path) == "handler 'upload': 2 emissions not handled\n"
+
+
+STUCK = """
+import logging, sys, threading
+from eventbus import Background, EventBus
+
+class Shown(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage().partition(" when the process ended")[0], flush=True)
+
+logging.getLogger("eventbus").addHandler(Shown())
+bus = EventBus()
+bus.on("epoch_finished", name="upload", background=Background(timeout_s=0.05))(
+    lambda epoch: threading.Event().wait()
+)
+for epoch in (1, 2):
+    bus.emit("epoch_finished", epoch=epoch, step=epoch)
+"""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,6 +19,9 @@ from eventbus import Emitter, EventBus, FieldError, Stop, at, every, from_, unti
 from eventbus.frames import SENT
 from eventbus.signals import batch_finished
 from eventbus.source import FEW, UNROLLED
+
+from .backends import PATIENCE_S
+from .test_processes import run_script
 
 
 @pytest.fixture(autouse=True)
@@ -363,3 +369,100 @@ def test_an_emit_kept_from_before_is_compiled_too(bus: EventBus, loop: Emitter, 
     for step in (1, 2, 3):
         emit(epoch=1, step=step)
     assert [file.startswith("<eventbus") for file in called_from] == [False, True, True]
+
+
+def missing_loss(bus: EventBus, loop: Emitter, on_error: str) -> list[str]:
+    """Emit by the typed path until it is compiled, then without the loss; say who ran."""
+    ran: list[str] = []
+    bus.on("batch_finished", priority=1)(lambda step: ran.append("before"))
+    reader = bus.on("batch_finished", name="reader", on_error=on_error)  # type: ignore[arg-type]
+    reader(lambda loss: ran.append("reader"))
+    bus.on("batch_finished", priority=-1, on_error="isolate")(lambda step: ran.append("after"))
+    emit_finished = loop.signal(batch_finished).emit
+    for step in range(20):
+        emit_finished(epoch=1, step=step, loss=0.5)
+    del ran[:]
+    loop.signal(batch_finished).emit(epoch=1, step=21)
+    return ran
+
+
+def test_an_observer_that_misses_an_optional_field_ends_nothing_on_the_typed_path(
+    bus: EventBus, loop: Emitter
+) -> None:
+    failed: list[str] = []
+    bus.on("handler_failed")(lambda handler: failed.append(handler))
+    assert missing_loss(bus, loop, "isolate") == ["before", "after"]
+    assert failed == ["reader"]
+
+
+def test_an_optional_field_that_is_missed_is_named_on_the_typed_path(
+    bus: EventBus, loop: Emitter
+) -> None:
+    with pytest.raises(FieldError, match=r"'reader' asks for 'loss'.*'batch_finished'"):
+        missing_loss(bus, loop, "raise")
+
+
+def test_fields_are_given_by_name(loop: Emitter) -> None:
+    with pytest.raises(TypeError, match="the fields of 'batch_finished' are given by name"):
+        loop.signal(batch_finished).emit(1, 2)  # type: ignore[call-arg]  # what is refused
+
+
+def test_an_os_signal_may_emit_while_the_compiler_is_being_imported(tmp_path: Path) -> None:
+    assert run_script(EMITTED_BY_ALARMS, tmp_path) == "emitted\n"
+
+
+EMITTED_BY_ALARMS = """
+import importlib.util, signal, sys
+from eventbus import EventBus
+
+bus = EventBus()
+bus.on("batch_finished")(lambda step: None)
+bus.on("epoch_finished")(lambda epoch: None)
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "eventbus.source":  # which the compiler imports
+            for _ in range(20):
+                bus.emit("epoch_finished", epoch=1, step=1)
+
+sys.meta_path.insert(0, Interrupting())
+for step in range(20):
+    bus.emit("batch_finished", epoch=1, step=step)
+assert "eventbus.compiled" in sys.modules
+print("emitted")
+"""
+
+
+def test_an_emission_inside_one_is_filled_in_though_another_thread_comes_in_between(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_measured: list[int] = []
+    other_is_in, other_may_end = threading.Event(), threading.Event()
+    others: list[threading.Thread] = []
+    one, two = (bus.bind(sender=name).signal(batch_finished) for name in ("one", "two"))
+
+    def view(metrics: dict[str, float]) -> Mapping[str, float]:
+        if metrics == {"loss": 0.5} and not others:
+            emit_other = partial(two.emit, epoch=1, step=7, metrics={})
+            others.append(threading.Thread(target=emit_other, daemon=True))
+            others[0].start()
+            assert other_is_in.wait(PATIENCE_S)
+        return MappingProxyType(metrics)
+
+    @bus.on("batch_finished")
+    def measure(step: int, bus: EventBus) -> None:
+        if step == 7:
+            other_is_in.set()
+            assert other_may_end.wait(PATIENCE_S)
+        if step == 5:
+            other_may_end.set()
+            others[0].join(PATIENCE_S)
+            bus.emit("metrics_measured", metrics={})
+
+    bus.on("metrics_measured")(lambda step: steps_measured.append(step))
+    monkeypatch.setattr("eventbus.compiled.MappingProxyType", view)
+    for port in (one, two):
+        port.emit(epoch=1, step=1, metrics={})
+        port.emit(epoch=1, step=2, metrics={})
+    one.emit(epoch=1, step=5, metrics={"loss": 0.5})
+    assert steps_measured == [5]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from typing import Annotated, Any
 
 import pytest
 
 import eventbus.signals as vocabulary
-from eventbus import Declaration, Emitter, EventBus, Field, every, signal
+from eventbus import Declaration, Emitter, EventBus, Field, at_most_every, every, signal
+from eventbus.signals import batch_finished
+from eventbus.testing import FakeClock
 
 from .recorders import MISTAKE, StepCollector, assert_says
 
@@ -285,3 +289,64 @@ def test_a_lambda_declares_no_signal(bus: EventBus) -> None:
     stub: Any = lambda x: None  # noqa: E731 - that is the mistake
     with pytest.raises(TypeError, match="named by its stub: write `def name"):
         bus.declare(stub)
+
+
+def declared_again(bus: EventBus) -> Declaration[...]:
+    @bus.declare
+    def kittens_born(*, number: int = 0) -> None:
+        """Kittens were born."""
+
+    return kittens_born
+
+
+def test_who_holds_a_declaration_that_was_made_again_is_heard_by_those_there_now(
+    bus: EventBus, loop: Emitter
+) -> None:
+    held, first, second = declared_again(bus), [], []
+    listener = bus.on("kittens_born")(lambda number: first.append(number))
+    for number in range(20):
+        loop.emit(held, number=number)
+        bus.emit(held, number=number)
+    declared_again(bus)
+    bus.detach(listener)
+    bus.on("kittens_born")(lambda number: second.append(number))
+    del first[:]
+    for number in range(20):
+        loop.emit(held, number=number)
+        bus.emit(held, number=number)
+    assert (first, len(second)) == ([], 40)
+
+
+def test_a_declaration_that_was_replaced_does_not_come_back_when_it_is_named(bus: EventBus) -> None:
+    old = declared_again(bus)
+    new = declared_again(bus)
+    bus.emit(old, number=1)
+    assert bus.signal("kittens_born").declaration is new
+
+
+def test_counts_go_on_where_a_signal_is_declared_later_or_again(
+    bus: EventBus, loop: Emitter
+) -> None:
+    due: list[int] = []
+    bus.on("kittens_born", when=every(3))(lambda number: due.append(number))
+    for number in range(1, 10):
+        loop.emit("kittens_born", number=number)
+        if number in (2, 7):
+            declared_again(bus)
+    assert due == [3, 6, 9]
+
+
+def test_what_ran_and_when_is_kept_where_a_signal_is_declared_later(loop: Emitter) -> None:
+    clock, due = FakeClock(), []
+    bus = EventBus(monotonic=clock)
+    bus.on("kittens_born", when=at_most_every(100))(lambda number: due.append(number))
+    bus.emit("kittens_born", number=1)
+    declared_again(bus)
+    assert bus.describe(never_ran=True) == "every subscription ran"
+    bus.emit("kittens_born", number=2)
+    assert due == [1]
+
+
+def test_a_declaration_pickles_by_where_it_stands_and_copies_to_itself() -> None:
+    assert pickle.loads(pickle.dumps(batch_finished)) is batch_finished
+    assert copy.deepcopy({"on": batch_finished})["on"] is batch_finished

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import EventBus, FieldError, at, at_most_every, every, from_, on_rank, until
+from eventbus import (
+    Emitter,
+    EventBus,
+    FieldError,
+    RestoredState,
+    at,
+    at_most_every,
+    every,
+    from_,
+    on_rank,
+    until,
+)
 
 from .recorders import MISTAKE, StepCollector, assert_says
 
@@ -322,3 +333,33 @@ def test_a_filter_that_travelled_is_due_as_before(when: Any, travel: Any) -> Non
 def test_a_filter_cannot_be_pickled_with_a_predicate_that_cannot() -> None:
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         pickle.dumps(every(2) & (lambda step: step > 5))
+
+
+def test_the_seconds_are_those_since_the_handler_was_called_on_any_of_its_signals() -> None:
+    clock, calls = Clock(), []
+    bus = EventBus(monotonic=clock)
+    started_and_finished = bus.on("epoch_started", "epoch_*", when=at_most_every(10))
+    started_and_finished(lambda event: calls.append((clock(), event.name)))
+    for now, name in [(0, "epoch_started"), (1, "epoch_finished"), (10, "epoch_finished")]:
+        clock.now = now
+        bus.emit(name, epoch=1, step=1)
+    assert calls == [(0, "epoch_started"), (10, "epoch_finished")]
+
+
+def test_a_count_that_was_saved_waits_for_a_signal_that_a_pattern_covers_later() -> None:
+    due: list[int] = []
+
+    def counting() -> Emitter:
+        bus = EventBus()
+        bus.on("sample_*", name="log", when=every(3))(lambda number: due.append(number))
+        return bus.bind(sender="train")
+
+    loop = counting()
+    for number in range(1, 5):
+        loop.emit("sample_drawn", number=number)
+    state = loop.emit("state_requested").state
+    loop = counting()
+    loop.emit("state_restored", state=RestoredState(dict(state)))
+    for number in range(5, 10):
+        loop.emit("sample_drawn", number=number)
+    assert due == [3, 6, 9]

@@ -258,3 +258,16 @@ def test_a_predicate_that_says_no_does_not_break_a_row_of_failures(
     bus.on("batch_finished", when=lambda step: step % 2 == 0, on_error="isolate")(flaky)
     run_steps(loop, 40)  # compiled by the time that it fails
     assert flaky.steps == [*range(2, 20, 2), 20, 22, 24]
+
+
+def test_each_of_two_handlers_of_one_name_is_logged_the_first_time(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("one.csv", "two.csv"):
+
+        def write(path: str = path) -> None:
+            raise OSError(f"cannot write {path}")
+
+        bus.on("batch_finished", on_error="isolate", name="log")(write)
+    run_steps(loop, 2)
+    assert [caplog.text.count(f"cannot write {path}") for path in ("one.csv", "two.csv")] == [1, 1]

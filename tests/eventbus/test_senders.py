@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
 from eventbus import EventBus
+from eventbus.emitter import LABELS
 
 from .recorders import assert_says
 
@@ -68,3 +71,34 @@ def test_once_with_a_sender_waits_for_that_sender(bus: EventBus) -> None:
     for sender in ("a", "b", "b"):
         bus.bind(sender=sender).emit("batch_finished", epoch=1, step=1)
     assert seen == ["b"]
+
+
+def test_a_label_for_one_emission_keeps_nothing_of_the_run_once_it_is_closed(bus: EventBus) -> None:
+    class Model: ...
+
+    bus.on("batch_finished")(lambda: bus.emit("metrics_measured", metrics={}, sender="probe"))
+    bus.on("metrics_measured")(lambda sender: senders.append(sender))
+    senders: list[str] = []
+    model = Model()
+    alive = weakref.ref(model)
+    loop = bus.bind(sender="train", model=model)
+    for step in range(1, 21):
+        loop.emit("batch_finished", epoch=1, step=step)
+    loop.emit("run_closed", outcome="completed")
+    gc.collect()
+    gc.disable()
+    try:
+        del loop, model
+        assert alive() is None
+    finally:
+        gc.enable()
+    assert senders == ["probe"] * 20
+
+
+def test_labels_without_end_are_not_remembered_without_end(bus: EventBus) -> None:
+    heard: list[str] = []
+    bus.on("metrics_measured")(lambda sender: heard.append(sender))
+    for number in range(500):
+        bus.emit("metrics_measured", metrics={}, sender=f"probe {number}")
+    assert heard == [f"probe {number}" for number in range(500)]
+    assert len(bus.root._labelled) <= LABELS

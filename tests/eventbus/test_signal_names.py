@@ -121,3 +121,41 @@ def test_a_strict_bus_takes_a_pattern_whose_signals_are_declared_later() -> None
 
     bus.emit(kittens_born, count=5)
     assert seen == ["kittens_born"]
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "ours"),
+    [
+        ("on_train_epoch_end", "epoch_finished"),  # Lightning
+        ("on_train_batch_end", "batch_finished"),
+        ("on_validation_epoch_end", "validation_done"),
+        ("on_fit_start", "run_started"),
+        ("on_step_end", "batch_finished"),  # Hugging Face
+        ("on_evaluate", "validation_done"),
+        ("iteration_completed", "batch_finished"),  # Ignite
+        ("after_epoch", "epoch_finished"),  # fastai
+        ("before_fit", "run_started"),
+        ("after_backward", "backward_finished"),
+        ("on_train_begin", "run_started"),  # Keras
+        ("training_started", "run_started"),
+        ("step_finished", "batch_finished"),
+        ("epoch", "epoch_finished"),
+        ("step", "batch_finished"),
+    ],
+)
+def test_what_it_is_called_elsewhere_is_answered_with_our_name(
+    bus: EventBus, elsewhere: str, ours: str
+) -> None:
+    with pytest.raises(MISTAKE) as caught:
+        bus.on(elsewhere)(lambda: None)
+    assert_says(caught.value, repr(elsewhere), f"did you mean {ours!r}?")
+
+
+@pytest.mark.parametrize("own", ["train", "test_finished", "sample_drawn", "after_sampling", "fit"])
+def test_a_name_that_means_nothing_elsewhere_is_ones_own(
+    bus: EventBus, loop: Emitter, own: str
+) -> None:
+    calls: list[str] = []
+    bus.on(own)(lambda: calls.append(own))
+    loop.emit(own)
+    assert calls == [own]

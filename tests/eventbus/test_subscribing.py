@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import AttachError, Emitter, EventBus, every, handles
+from eventbus import AttachError, Emitter, Event, EventBus, every, handles
 
 from .recorders import MISTAKE, Counter, Recorder, StepCollector, assert_says, run_epochs
 
@@ -384,3 +384,13 @@ def test_a_wrong_argument_is_told_in_the_words_of_the_call(
     with pytest.raises(TypeError) as caught:
         call(bus)
     assert str(caught.value).startswith(told)
+
+
+def test_an_event_cannot_be_changed_by_who_is_given_it(bus: EventBus, loop: Emitter) -> None:
+    def change(event: Event) -> None:
+        for name in ("name", "sender", "signal", "emitter", "outer", "bus", "fields", "context"):
+            with pytest.raises(AttributeError):
+                setattr(event, name, None)
+
+    bus.on("epoch_started")(change)
+    loop.emit("epoch_started", epoch=1, step=0)

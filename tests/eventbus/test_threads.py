@@ -7,18 +7,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
-from eventbus import EventBus, Stop
+from eventbus import EventBus, Stop, every
 
 
-def at_once(*tasks: Callable[[], None]) -> None:
+def at_once(*tasks: Callable[[], object]) -> None:
     """Run the tasks in threads that start together; raise the first error of any."""
     barrier = threading.Barrier(len(tasks))
     errors: list[BaseException] = []
 
-    def run(task: Callable[[], None]) -> None:
+    def run(task: Callable[[], object]) -> None:
         try:
             barrier.wait()
             task()
@@ -281,3 +282,33 @@ def test_a_long_stress_leaves_no_error_and_no_receiver(bus: EventBus) -> None:
     assert unraisable == []
     assert counts == {"a": 20_001, "b": 20_000}
     assert len(bus.signal("batch_finished").receivers) == 1
+
+
+def test_each_emission_keeps_its_number_though_another_thread_comes_in_between(
+    bus: EventBus,
+) -> None:
+    calls: list[int] = []
+
+    def let_another_one_emit(number: int) -> bool:
+        if number == 1:
+            at_once(partial(bus.emit, "kittens_born", number=2))
+        return True
+
+    bus.on("kittens_born", when=let_another_one_emit & every(2))(
+        lambda number: calls.append(number)
+    )
+    bus.emit("kittens_born", number=1)
+    assert calls == [2]
+
+
+def test_no_emission_is_lost_to_the_count_though_threads_emit(bus: EventBus) -> None:
+    bus.on("kittens_born", when=every(2))(lambda: None)
+
+    def emit() -> None:
+        for _ in range(2000):
+            bus.emit("kittens_born")
+
+    with switching_often():
+        at_once(emit, emit, emit)
+    (counts,) = bus.emit("state_requested").state.values()
+    assert list(counts.values()) == [6000]
