@@ -1,24 +1,20 @@
-"""What a checkpoint takes from the signal that it is saved on: facts, and the directory."""
+"""What a checkpoint takes from the signal that it is saved on: facts."""
 
 from __future__ import annotations
 
 import functools
 import platform
-import re
 import secrets
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from eventbus import Event, Stop
 
 from ._checkpoint_manifest import Manifest
 from ._monitor import Monitor, as_numbers
 
-__all__ = ["directory_of", "draft_of", "has_other_ranks", "run_name", "stop_reason"]
-
-_LEVEL = re.compile(r"(?!\.+$)[\w.+=@-]+")  # one level of a path, which leads nowhere else
+__all__ = ["draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 
 def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
@@ -76,23 +72,3 @@ def _version() -> str:
         return metadata.version("training-eventbus")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def directory_of(template: str, event: Event) -> Path:
-    """Put the id and the name of the run in the place of `{run_id}` and `{run}`.
-
-    Raises
-    ------
-    ValueError
-        One of them cannot be the name of a directory.
-    """
-    for name in ("run_id", "run"):
-        if f"{{{name}}}" in template:
-            value = str(event.from_context(name))
-            if not _LEVEL.fullmatch(value):
-                raise ValueError(
-                    f"Checkpoint: the directory {template!r} names the run: its {name} must be "
-                    f"letters, digits and any of _ . + = @ -; got {value!r}"
-                )
-            template = template.replace(f"{{{name}}}", value)
-    return Path(template)

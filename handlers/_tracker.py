@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from eventbus import Event, Filter, Priority, every, handles, on_rank
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._pictures import png_of
 from eventbus.handlers._rows import plain
 
@@ -37,15 +38,15 @@ class Tracker(ABC):
     # -- what a tracker does with it
 
     @abstractmethod
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         """File numbers by tag."""
 
     @abstractmethod
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
         """File a picture."""
 
     @abstractmethod
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
         """File a text."""
 
     @abstractmethod
@@ -53,11 +54,11 @@ class Tracker(ABC):
         """Forget the run before: another begins."""
 
     @abstractmethod
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         """A run begins or goes on; whether it does was told by `_renew` or its absence."""
 
     @abstractmethod
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         """A run is over."""
 
     # -- the run
@@ -75,21 +76,21 @@ class Tracker(ABC):
             self._renew()
 
     @_told("run_started", priority=Priority.REPORT + 1)
-    def begin(self, event: Event, run_id: str | None = None, config: Any = None) -> None:
+    def begin(self, event: Event, config: Any = None) -> None:
         """File what the run is, and what was held."""
         self._sender = event.sender
         try:
-            self._begin(run_id, config)
+            self._begin(RunNames.of(event), config)
         finally:
             self._release()
 
     @_told("run_closed", priority=Priority.REPORT - 1)
-    def close(self, outcome: str, run_id: str | None = None) -> None:
+    def close(self, event: Event, outcome: str) -> None:
         """File what was held, and how the run ended."""
         try:
             self._release()
         finally:
-            self._end(run_id, outcome)
+            self._end(RunNames.of(event), outcome)
 
     # -- numbers
 
@@ -153,7 +154,7 @@ class Tracker(ABC):
     def _put(self, event: Event, write: Callable[..., None], *what: Any) -> None:
         step = event.fields.get("step")
         self._step = self._step if step is None else step
-        record = partial(write, event.context.get("run_id"), *what, self._step)
+        record = partial(write, RunNames.of(event), *what, self._step)
         if self._held is None:
             record()
         else:

@@ -12,9 +12,9 @@ from typing import Any
 from eventbus import Event, EventBus, Filter, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._arguments import path_given, signals_given
+from ._arguments import signals_given
 from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock
-from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
+from ._checkpoint_facts import draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
@@ -25,6 +25,7 @@ from ._checkpoint_without_bus import WithoutBus
 from ._checkpoint_writer import Writer
 from ._files import Files
 from ._monitor import Mode, Monitor
+from ._paths import RunNames, check_folder, folder_given, path_of_run
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
@@ -153,7 +154,7 @@ class Checkpoint(WithoutBus):
         resume: str | os.PathLike[str] = "never",
     ) -> None:
         check_arguments(keep, keep_best, resume)
-        self.directory = path_given("Checkpoint", directory)
+        self.directory = folder_given("Checkpoint", directory)
         self.files = Files()
         self._when = when
         self.on_failure = on_failure
@@ -269,7 +270,11 @@ class Checkpoint(WithoutBus):
         self._run_id = run_id
 
     def _folder(self, event: Event) -> Folder:
-        return Folder(directory_of(self.directory, event), self.files)
+        path = path_of_run("Checkpoint", self.directory, RunNames.of(event))
+        try:
+            return Folder(check_folder("Checkpoint", path), self.files)
+        except FileExistsError as error:
+            raise CheckpointError(str(error), path=path) from error
 
     def _tell(self, bus: EventBus, saved: SavedCheckpoint) -> None:
         manifest = saved.manifest

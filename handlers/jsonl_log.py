@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Filter
+from eventbus.handlers._paths import file_given
 from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
 from eventbus.handlers._run_log import On, Row, RunLog
@@ -65,8 +66,8 @@ class JSONLLog(RunLog):
     Parameters
     ----------
     path
-        Where. `{run_id}` in it is replaced by the run's; one that resumes under another id takes
-        the earlier file's lines along into its own, and leaves that file as it is.
+        Where. `{run}` and `{run_id}` in it become the run's name and id; one that resumes under
+        others takes the earlier file's lines along into its own, and leaves that file as it is.
     on
         The signals that give a line each; as a mapping, each with a filter of its own:
         `{"epoch_finished": None, "batch_finished": every(100)}`.
@@ -100,7 +101,8 @@ class JSONLLog(RunLog):
         when: Filter | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(path, Format(split_lines), on, when)
+        file = file_given("JSONLLog", path, such_as="run.jsonl")
+        super().__init__(file, Format(split_lines), on, when)
         self._clock = clock
 
     @staticmethod
@@ -117,8 +119,12 @@ class JSONLLog(RunLog):
             _parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)
         ]
 
-    def _row(self, event: Event, run_id: str | None) -> Row:
-        known = {"run_id": run_id, "signal": event.name, "sender": event.sender}
+    def _row(self, event: Event) -> Row:
+        known = {
+            "run_id": event.from_context("run_id", None),
+            "signal": event.name,
+            "sender": event.sender,
+        }
         row: Row = {"time": _spell(self._clock())}
         row |= {name: value for name, value in known.items() if value is not None}
         return row | {name: value for name, value in facts(in_order(event)) if name not in row}

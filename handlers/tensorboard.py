@@ -13,6 +13,7 @@ from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers import _summaries
 from eventbus.handlers._configs import flat_settings_of
 from eventbus.handlers._event_files import EventFiles
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._requires import require
 from eventbus.handlers._tracker import Tracker
 
@@ -52,7 +53,7 @@ class TensorBoard(Tracker):
     Parameters
     ----------
     log_dir
-        The folder. `{run_id}` in it is replaced by the run's.
+        The folder. `{run}` and `{run_id}` in it become the run's name and id.
     when
         A filter on `batch_finished`: which steps' metrics are filed; every 50th, unless given.
     histograms
@@ -135,34 +136,34 @@ class TensorBoard(Tracker):
     def _renew(self) -> None:
         self._files.renew()
 
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         settings = flat_settings_of(config)
         self._is_session = bool(settings)
         if settings:
             start = _summaries.session_start(settings, self._clock())
-            self._files.write(run_id, [start], self._step)
+            self._files.write(names, [start], self._step)
 
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         if self._is_session:
             self._is_session = False
             end = _summaries.session_end(outcome, self._clock())
-            self._files.write(run_id, [end], self._step)
+            self._files.write(names, [end], self._step)
 
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         values = [_summaries.scalar(tag, number) for tag, number in scalars.items()]
-        self._files.write(run_id, values, step)
+        self._files.write(names, values, step)
 
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
-        self._files.write(run_id, [_summaries.picture(tag, png)], step)
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
+        self._files.write(names, [_summaries.picture(tag, png)], step)
 
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
-        self._files.write(run_id, [_summaries.text(tag, text)], step)
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
+        self._files.write(names, [_summaries.text(tag, text)], step)
 
-    def _write_histograms(self, run_id: str | None, tensors: Mapping[str, Any], step: int) -> None:
+    def _write_histograms(self, names: RunNames, tensors: Mapping[str, Any], step: int) -> None:
         for tag, tensor in tensors.items():  # a record for each: one of all could be huge
             value = _summaries.histogram(tag, tensor)
             if value is not None:
-                self._files.write(run_id, [value], step)
+                self._files.write(names, [value], step)
 
 
 def _parameters(models: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from eventbus import Filter, Priority, handles, on_rank
 from eventbus.failures import describe_error
 from eventbus.handlers._configs import settings_of
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._requires import require
 from eventbus.handlers._rows import plain
 from eventbus.handlers._tracker import Tracker
@@ -134,23 +135,23 @@ class WandB(Tracker):
         self._leave()
         self._id, self._resumes = None, False
 
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         self._open(config)
 
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         session, self._session = self._session, None
         if session is not None:
             self._resumes = True  # what comes after it belongs to it
             session.summarize({"outcome": outcome})
             session.finish(exit_code=1 if outcome == "failed" else 0, timeout_s=self._timeout_s)
 
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         self._open().log(scalars, step)
 
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
         self._open().log_picture(tag, png, step)
 
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
         self._open().log_text(tag, text, step)
 
     # -- the client's run

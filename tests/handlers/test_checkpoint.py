@@ -244,9 +244,12 @@ def test_failing_save_lets_the_run_go_on_only_where_that_was_asked(tmp_path: Pat
 
 
 def test_failing_save_is_not_isolated(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path / "run"))
     (tmp_path / "run").write_text("a file is in the way")
-    with pytest.raises(CheckpointError, match="Not a directory"):
-        train(tmp_path / "run")
+    told = f"Checkpoint needs the folder {tmp_path / 'run'}, but {tmp_path / 'run'} is a file"
+    with pytest.raises(CheckpointError, match=told):
+        Training(bus).run(1)
 
 
 # -- directories and ranks
