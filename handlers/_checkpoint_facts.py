@@ -50,12 +50,8 @@ def stop_reason(event: Event) -> str | None:
     A failure ends an epoch as a `Stop` does, but for its own reason. With several ranks the `Stop`
     that all agreed on need not be the first that is pending here.
     """
-    for run in event.bus.open_runs:
-        if run.run_id == event.context.get("run_id"):
-            stops = [answer for answer in run.answers if isinstance(answer, Stop)]
-            reasons = (stop.reason for stop in stops if stop.reason == event.fields.get("reason"))
-            return next(reasons, None)
-    return None
+    reasons = [answer.reason for answer in event.emitter.answers if isinstance(answer, Stop)]
+    return next((reason for reason in reasons if reason == event.fields.get("reason")), None)
 
 
 def has_other_ranks() -> bool:

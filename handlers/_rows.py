@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventbus import Event
+from eventbus.failures import describe_error
 
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
@@ -52,7 +53,7 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
     if value is None or isinstance(value, (int, float, str)):
         return value if type(value) in _PLAIN else _unsubclassed(value)
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}".removesuffix(": ")
+        return describe_error(value)
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if depth and isinstance(value, Mapping):

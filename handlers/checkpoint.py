@@ -104,7 +104,8 @@ class Checkpoint(WithoutBus):
         ``<name>.damaged``; with none, the run starts afresh. A run that has come to its end on
         this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
         from that, and it is an error if it cannot. Another word is an error at once, unless it is
-        the name of a directory.
+        the name of a directory. Attach the handler before the run is opened: afterwards it is too
+        late to go on from anything, and saving is refused.
 
     Attributes
     ----------
@@ -193,6 +194,7 @@ class Checkpoint(WithoutBus):
         self._save(event)
 
     def _save(self, event: Event) -> None:
+        self._resume.check_opened(event, self._folder(event))
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
@@ -322,6 +324,7 @@ class Checkpoint(WithoutBus):
             self._later.cease()
             if self._writer is not None:
                 self._writer.close()
+        self._resume.note_close(event)
         if outcome != "failed":
             self._resume.note_end(self._folder(event))
 

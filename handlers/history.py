@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 
-class History:
+class History(Mapping[str, list[float]]):
     """Keeps the metrics of each epoch, as a mapping of names to lists.
 
     Row `i` of every list belongs together: `history["val_loss"][i]` was measured in epoch
@@ -95,12 +95,11 @@ class History:
     def __iter__(self) -> Iterator[str]:
         return iter(self._curves.metrics)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._curves.metrics
+    def __len__(self) -> int:
+        return len(self._curves.metrics)
 
-    def keys(self) -> list[str]:
-        """Return the names of the metrics seen, in the order of their first appearance."""
-        return list(self)
+    __hash__ = object.__hash__  # it is attached, and detached, as the object that it is
+    __eq__ = object.__eq__
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a `pandas.DataFrame` with the columns epoch, step, and one for each metric.
