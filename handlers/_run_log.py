@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from eventbus import Event, Filter, Priority, handles, on_rank
-from eventbus.handlers._arguments import Signal, signals_given
+from eventbus.handlers._arguments import On, Signal, When, signals_given
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import Format, RunFile
 
-On = Signal | Iterable[Signal] | Mapping[Signal, Filter | None]
+OnEach = On | Mapping[Signal, When | None]
 """One signal, several, or several with a filter for each."""
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ class RunLog(ABC):
     are held in memory.
     """
 
-    def __init__(self, path: str, form: Format, on: On, when: Filter | None) -> None:
+    def __init__(self, path: str, form: Format, on: OnEach, when: When | None) -> None:
         self._file = RunFile(type(self).__name__, path, form)
         self._held: list[tuple[RunNames, Row]] | None = None
         self._schedule = schedule(on, when)
@@ -93,7 +93,7 @@ class RunLog(ABC):
         self._add(row)
 
 
-def schedule(on: On, when: Filter | None) -> dict[str, Filter]:
+def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
     """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
     if isinstance(on, Mapping):
         if when is not None:

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, Filter
+from eventbus import Event
+from eventbus.handlers._arguments import When
 from eventbus.handlers._paths import file_given
 from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
-from eventbus.handlers._run_log import On, Row, RunLog
+from eventbus.handlers._run_log import OnEach, Row, RunLog
 
 __all__ = ["CSVLog"]
 
@@ -76,9 +77,9 @@ class CSVLog(RunLog):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        on: On = ("epoch_finished",),
+        on: OnEach = ("epoch_finished",),
         *,
-        when: Filter | None = None,
+        when: When | None = None,
     ) -> None:
         super().__init__(file_given("CSVLog", path, such_as="metrics.csv"), CSV, on, when)
         self._parsed: tuple[bytes | None, list[str]] = (None, [])

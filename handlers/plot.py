@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, Filter, Priority, at_most_every, handles, on_rank
+from eventbus import Event, Priority, at_most_every, handles, on_rank
 from eventbus.handlers._appending import keep_aside, replace
+from eventbus.handlers._arguments import When
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._paths import RunNames, check_folder, file_given, path_of_run
 from eventbus.handlers._requires import require
@@ -65,7 +66,7 @@ class Plot:
     b'PNG'
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, when: Filter | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, when: When | None = None) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="Plot")
         self._template = file_given("Plot", path, such_as="curves.png")
         if Path(self._template).suffix.lower() not in _SUFFIXES:

@@ -74,8 +74,8 @@ BY_RUN: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def train(bus: EventBus, **names: str) -> None:
-    with Run(bus, **names) as run:
+def train(bus: EventBus, name: str, run_id: str | None = None) -> None:
+    with Run(bus, name=name, run_id=run_id) as run:
         for _ in run.epochs(1):
             for _ in run.batches([1]):
                 run.report(loss=1.0)
