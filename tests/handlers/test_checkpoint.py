@@ -173,7 +173,7 @@ def test_metric_that_never_came_is_warned_of_once(
     train(tmp_path, metrics=lambda epoch: {"loss": 1.0})
     (record,) = caplog.records
     assert "never saw its metric 'val_loss'" in record.getMessage()
-    assert "keys seen: 'loss'" in record.getMessage()
+    assert "keys seen on epoch_finished: 'loss'" in record.getMessage()
 
 
 def test_run_that_saved_nothing_is_not_warned_of(
