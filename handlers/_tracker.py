@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from eventbus import Event, Filter, Priority, every, handles, on_rank
+from eventbus import Event, Priority, every, handles, on_rank
+from eventbus.handlers._arguments import When
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._pictures import png_of
 from eventbus.handlers._rows import plain
 
 _isolated = partial(handles, on_error="isolate")
 _told = partial(_isolated, when=on_rank(0), priority=Priority.REPORT)
+
+
+_OF_STEPS = ("batch_loaded", "batch_started", "backward_finished", "batch_finished")
+
+
+@dataclass
+class _OfStep:
+    """What was measured within one step, and whether the step turned out to be due."""
+
+    step: int | None
+    waiting: list[Mapping[str, Any]] = field(default_factory=list)
+    is_due: bool = False
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """Return what waits, now that the step is due; what is still to come need not wait."""
+        waiting, self.waiting, self.is_due = self.waiting, [], True
+        return waiting
+
+
+def _is_within_a_step(event: Event | None) -> bool:
+    while event is not None and event.name not in _OF_STEPS:
+        event = event.outer
+    return event is not None
 
 
 class Tracker(ABC):
@@ -25,10 +50,14 @@ class Tracker(ABC):
 
     Only `run_started` tells whether a run resumes, so what comes between `run_opened` and that is
     held in memory. What has no step is filed under the last one.
+
+    What is measured within a step's emissions waits, unread, for the end of the step: it is filed
+    where that is due.
     """
 
-    def __init__(self, when: Filter | None) -> None:
+    def __init__(self, when: When | None) -> None:
         self._held: list[Callable[[], None]] | None = None
+        self._measured: dict[str | None, _OfStep] = {}  # by sender
         self._sender: str | None = None
         self._step = 0
         due = on_rank(0) & (every(50) if when is None else when)
@@ -73,6 +102,7 @@ class Tracker(ABC):
         """Forget the run before, unless this one goes on from a checkpoint."""
         if resumed_from is None:
             self._step = 0
+            self._measured.clear()
             self._renew()
 
     @_told("run_started", priority=Priority.REPORT + 1)
@@ -100,6 +130,8 @@ class Tracker(ABC):
         """File a step's metrics. Reading them synchronises with their device."""
         told = {"loss": loss} if metrics is None and loss is not None else metrics
         self._scalars(event, "step", told)
+        for measured in self._of_step(event).take():
+            self._scalars(event, "measured", measured)
 
     @_told("epoch_finished")
     def log_epoch(self, event: Event, metrics: Mapping[str, Any] | None = None) -> None:
@@ -113,8 +145,14 @@ class Tracker(ABC):
 
     @_told("metrics_measured")
     def log_measured(self, event: Event, metrics: Mapping[str, Any]) -> None:
-        """File what a handler measured. Reading it synchronises with its device."""
-        self._scalars(event, "measured", metrics)
+        """File what a handler measured, within a step where that is due.
+
+        Reading it synchronises with its device.
+        """
+        if _is_within_a_step(event) and not self._of_step(event).is_due:
+            self._of_step(event).waiting.append(metrics)
+        else:
+            self._scalars(event, "measured", metrics)
 
     @_told("learning_rate_changed")
     def log_learning_rates(self, event: Event, learning_rates: Mapping[str, float]) -> None:
@@ -144,6 +182,13 @@ class Tracker(ABC):
         }
         if numbers:
             self._put(event, self._write_scalars, numbers)
+
+    def _of_step(self, event: Event) -> _OfStep:
+        """Return what is known of the step that an emission belongs to."""
+        step, known = event.fields.get("step"), self._measured.get(event.sender)
+        if known is None or known.step != step:
+            known = self._measured[event.sender] = _OfStep(step)
+        return known
 
     def _tag(self, event: Event, *parts: str) -> str:
         if self._sender is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers import _summaries
+from eventbus.handlers._arguments import When
 from eventbus.handlers._configs import flat_settings_of
 from eventbus.handlers._event_files import EventFiles
 from eventbus.handlers._paths import RunNames
@@ -24,8 +25,9 @@ class TensorBoard(Tracker):
     """Writes event files that `tensorboard --logdir runs` shows, while the run goes on and after.
 
     Curves are over optimizer steps: `step/loss`, `epoch/loss`, `validation/val_loss`,
-    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure. What comes from
-    another sender than the run's own has its label in front: `generator/step/loss`. The run's
+    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: within a step
+    (the gradient norm of `GradientClipping`) where that step is due, elsewhere always. What comes
+    from another sender than the run's own has its label in front: `generator/step/loss`. The run's
     config appears in the HParams tab, with every curve as a metric. Texts are Markdown.
 
     A resumed run goes on in the folder of its checkpoint, and its curves as if it had never been
@@ -55,7 +57,8 @@ class TensorBoard(Tracker):
     log_dir
         The folder. `{run}` and `{run_id}` in it become the run's name and id.
     when
-        A filter on `batch_finished`: which steps' metrics are filed; every 50th, unless given.
+        A filter on `batch_finished`: which steps' metrics are filed, and what is measured in them;
+        every 50th, unless given.
     histograms
         A filter on steps: when to file histograms of the weights, after the step, and of the
         gradients, on `backward_finished`, where the loop emits it. Values that are not finite are
@@ -86,8 +89,8 @@ class TensorBoard(Tracker):
         self,
         log_dir: str | os.PathLike[str] = "runs/{run_id}",
         *,
-        when: Filter | None = None,
-        histograms: Filter | None = None,
+        when: When | None = None,
+        histograms: When | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         needs = partial(require, extra="tensorboard", wanted_by="TensorBoard")
