@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Filter, Priority, handles
-from eventbus.handlers._arguments import signals_given
+from eventbus import Priority, handles
+from eventbus.handlers._arguments import On, When, signals_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
 
@@ -55,9 +55,7 @@ class History(Mapping[str, list[float]]):
     ([0.5, 0.4], [nan, 0.6], [1, 2])
     """
 
-    def __init__(
-        self, on: str | tuple[str, ...] = ("epoch_finished",), *, when: Filter | None = None
-    ) -> None:
+    def __init__(self, on: On = ("epoch_finished",), *, when: When | None = None) -> None:
         self._curves = Curves()
         mark = handles(*signals_given(on), when=when, priority=Priority.REPORT, on_error="isolate")
         self.record = mark(self.record)  # type: ignore[method-assign]  # marked with what was asked for
