@@ -8,7 +8,9 @@ from collections.abc import Callable
 from eventbus import Priority
 from eventbus import handlers as package
 from eventbus.cli.catalogue import HandlerFacts, facts_in_words, shipped_handlers
+from eventbus.cli.errors import CommandError
 from eventbus.cli.markdown import cell, table
+from eventbus.errors import did_you_mean
 
 HEAD = """\
 # Handlers
@@ -64,6 +66,27 @@ def how_made(handler: Callable[..., object]) -> str:
     plain = [_untyped(parameter) for parameter in signature.parameters.values()]
     bare = signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)
     return f"{handler.__name__}{bare}"
+
+
+def all_about(name: str) -> str:
+    """Return how a shipped handler is made, and its docstring.
+
+    Raises
+    ------
+    CommandError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> from eventbus.cli.handlers_page import all_about
+    >>> all_about("Plot").splitlines()[0]
+    'Plot(path, *, when=None)'
+    """
+    if name not in package.__all__:
+        hint = did_you_mean(name, package.__all__)
+        raise CommandError(f"there is no handler {name!r}{hint}; `eventbus handlers` lists them")
+    handler = getattr(package, name)
+    return f"{how_made(handler)}\n\n{inspect.getdoc(handler)}"
 
 
 class _Named:
