@@ -44,8 +44,9 @@ class TensorBoard(Tracker):
                         `text_written`, `run_opened`, `run_started`, `run_closed`; for histograms
                         `backward_finished`
     values produced     files
-    cost                a step that is due, an epoch, a validation: reading its metrics, one
-                        transfer from the device, and one write, 0.1 ms. Histograms, where due:
+    cost                a step that is due, an epoch, a validation, what is measured outside of
+                        steps: reading its metrics, one transfer from the device, and one write,
+                        0.1 ms. A learning rate that changes: one write. Histograms, where due:
                         copying all weights and gradients to the host. Other steps: nothing
     state               the folder, the last step, and what was filed under it
     needs               tensorboard: `pip install 'training-eventbus[tensorboard]'`

@@ -50,9 +50,9 @@ class WandB(Tracker):
                         `text_written`, `run_opened`, `run_started`, `run_finished`,
                         `run_failed`, `run_closed`
     values produced     a run of W&B; `run`, the client's
-    cost                a step that is due, an epoch, a validation: reading its metrics, one
-                        transfer from the device. At the end of the run: up to `timeout_s`. Other
-                        steps: nothing
+    cost                a step that is due, an epoch, a validation, what is measured outside of
+                        steps: reading its metrics, one transfer from the device. At the end of the
+                        run: up to `timeout_s`. Other steps: nothing
     state               the id of W&B's run, and the last step
     needs               wandb: `pip install 'training-eventbus[wandb]'`
     band, errors        REPORT; isolated; rank 0 files

@@ -49,7 +49,10 @@ def handlers_page() -> str:
     bands = ", ".join(f"{band.name} {int(band)}" for band in sorted(Priority, reverse=True))
     made = "\n".join(how_made(getattr(package, facts.name)) for facts in shipped)
     parts = [HEAD.format(bands=bands), "## What each does\n", _overview(shipped)]
-    parts += ["## How each is made\n", "Their docstrings say what the arguments are.\n"]
+    parts += [
+        "## How each is made\n",
+        "`eventbus handlers NAME` prints a docstring, which says what the arguments are.\n",
+    ]
     return "\n".join([*parts, f"```text\n{made}\n```\n"])
 
 
@@ -83,8 +86,8 @@ def all_about(name: str) -> str:
     'Plot(path, *, when=None)'
     """
     if name not in package.__all__:
-        hint = did_you_mean(name, package.__all__)
-        raise CommandError(f"there is no handler {name!r}{hint}; `eventbus handlers` lists them")
+        hint = did_you_mean(name, package.__all__) or "; `eventbus handlers` lists them"
+        raise CommandError(f"there is no handler {name!r}{hint}")
     handler = getattr(package, name)
     return f"{how_made(handler)}\n\n{inspect.getdoc(handler)}"
 

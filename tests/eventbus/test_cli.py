@@ -70,14 +70,17 @@ def test_all_about_one_handler_is_how_it_is_made_and_its_docstring(
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("EarlyStoping", "; did you mean 'EarlyStopping'?"), ("xyz", ""), ("__init__", "")],
+    [
+        ("EarlyStoping", "; did you mean 'EarlyStopping'?"),
+        ("xyz", "; `eventbus handlers` lists them"),
+        ("__init__", "; `eventbus handlers` lists them"),
+    ],
 )
 def test_a_handler_that_is_not_there_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], name: str, hint: str
 ) -> None:
     assert main(["handlers", name]) == 2
-    told = f"eventbus: there is no handler {name!r}{hint}; `eventbus handlers` lists them\n"
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == f"eventbus: there is no handler {name!r}{hint}\n"
 
 
 def test_a_class_that_hears_nothing_is_not_taken_for_a_handler() -> None:
