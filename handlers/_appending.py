@@ -8,9 +8,11 @@ descriptor is left open, inherited by a fork, or lost with a handler that nobody
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
+_log = logging.getLogger("eventbus.handlers.files")
 _MODE = 0o666  # less the umask, as `open` does
 
 
@@ -34,6 +36,7 @@ def append(path: Path, record: bytes) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Put the whole content in place at once: a reader sees the old or the new, never a part."""
+    check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")  # one name: a killed process leaves at most one
     try:
@@ -47,13 +50,21 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def keep_aside(path: Path) -> Path | None:
-    """Rename an existing file to the first free of `name.1.ext`, `name.2.ext` …; return that."""
+    """Rename an existing file to the first free of `name.1.ext`, `name.2.ext` …; return that.
+
+    Raises
+    ------
+    FileExistsError
+        What is there is no file.
+    """
     if not path.exists():
         return None
+    check_file(path)
     number = 1
     while (kept := _aside(path, number)).exists():
         number += 1
     path.rename(kept)
+    _log.info("%s is of another run: kept as %s", path, kept.name)
     return kept
 
 
@@ -63,6 +74,19 @@ def kept_aside(path: Path) -> list[Path]:
     while (kept := _aside(path, len(found) + 1)).exists():
         found.append(kept)
     return found[::-1]
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is there and is not a file: a folder, with all that somebody has in it.
+
+    Raises
+    ------
+    FileExistsError
+        It is that.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no file"
+        raise FileExistsError(f"{path} is {kind}: it is left as it is, and nothing is written")
 
 
 def sync(path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Filter, Priority, handles
+from eventbus import Priority, handles
+
+from ._arguments import When, whole_given
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +31,10 @@ class BatchAlteration(ABC):
         A filter on the batches.
     """
 
-    def __init__(self, seed: int, when: Filter | Callable[..., Any] | None) -> None:
+    def __init__(self, seed: int, when: When | None) -> None:
         import torch
 
+        whole_given(type(self).__name__, "seed", seed)
         self.seed = seed
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
         marked = handles("batch_loaded", when=when, priority=Priority.ALTER, background=False)

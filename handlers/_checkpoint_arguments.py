@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eventbus.filters import AtMostEvery, Filter
 
+from ._arguments import When
 from ._checkpoint_facts import has_other_ranks
 
 __all__ = ["RESUME_WORDS", "check_arguments", "check_clock"]
@@ -30,7 +31,7 @@ def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[
         )
 
 
-def check_clock(when: Filter | None) -> None:
+def check_clock(when: When | None) -> None:
     """Raise `ValueError` for a filter by time where ranks have to save together."""
     if has_other_ranks() and any(isinstance(part, AtMostEvery) for part in _parts(when)):
         raise ValueError(

@@ -1,24 +1,20 @@
-"""What a checkpoint takes from the signal that it is saved on: facts, and the directory."""
+"""What a checkpoint takes from the signal that it is saved on: facts."""
 
 from __future__ import annotations
 
 import functools
 import platform
-import re
 import secrets
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from eventbus import Event, Stop
 
 from ._checkpoint_manifest import Manifest
 from ._monitor import Monitor, as_numbers
 
-__all__ = ["directory_of", "draft_of", "has_other_ranks", "run_name", "stop_reason"]
-
-_LEVEL = re.compile(r"(?!\.+$)[\w.+=@-]+")  # one level of a path, which leads nowhere else
+__all__ = ["draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 
 def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
@@ -54,12 +50,8 @@ def stop_reason(event: Event) -> str | None:
     A failure ends an epoch as a `Stop` does, but for its own reason. With several ranks the `Stop`
     that all agreed on need not be the first that is pending here.
     """
-    for run in event.bus.open_runs:
-        if run.run_id == event.context.get("run_id"):
-            stops = [answer for answer in run.answers if isinstance(answer, Stop)]
-            reasons = (stop.reason for stop in stops if stop.reason == event.fields.get("reason"))
-            return next(reasons, None)
-    return None
+    reasons = [answer.reason for answer in event.emitter.answers if isinstance(answer, Stop)]
+    return next((reason for reason in reasons if reason == event.fields.get("reason")), None)
 
 
 def has_other_ranks() -> bool:
@@ -76,23 +68,3 @@ def _version() -> str:
         return metadata.version("training-eventbus")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def directory_of(template: str, event: Event) -> Path:
-    """Put the id and the name of the run in the place of `{run_id}` and `{run}`.
-
-    Raises
-    ------
-    ValueError
-        One of them cannot be the name of a directory.
-    """
-    for name in ("run_id", "run"):
-        if f"{{{name}}}" in template:
-            value = str(event.from_context(name))
-            if not _LEVEL.fullmatch(value):
-                raise ValueError(
-                    f"Checkpoint: the directory {template!r} names the run: its {name} must be "
-                    f"letters, digits and any of _ . + = @ -; got {value!r}"
-                )
-            template = template.replace(f"{{{name}}}", value)
-    return Path(template)

@@ -54,6 +54,11 @@ class Later:
         if self._began is not None and event is not self._last:
             self._save(event)
 
+    def leave(self, bus: EventBus) -> None:
+        """Whoever saves was detached from this bus."""
+        if self._bus is bus:
+            self.cease()
+
     def cease(self) -> None:
         """It was saved, or never will be."""
         self._began = self._last = None

@@ -11,6 +11,7 @@ from eventbus.filters import current_rank
 
 from ._checkpoint_facts import run_name
 from ._checkpoint_files import Folder, SavedCheckpoint, load_newest, logger
+from ._checkpoint_loading import CheckpointError
 
 __all__ = ["Resume"]
 
@@ -23,13 +24,18 @@ class Resume:
     ----------
     ended
         By directory, the newest save when a run of this process came to its end there.
+    opened
+        The ids of runs that are open, whose opening was heard.
     """
 
     wish: str | Path
     ended: dict[Path, int] = field(default_factory=dict)
+    opened: set[str | None] = field(default_factory=set)
+    has_warned: bool = False
 
     def find(self, event: Event, folder: Folder) -> tuple[SavedCheckpoint, dict[str, Any]] | None:
         """Load what the run that is being opened goes on from; None to start afresh."""
+        self.opened.add(event.from_context("run_id", None))
         if self.wish == "never":
             return None
         if isinstance(self.wish, Path):
@@ -46,6 +52,36 @@ class Resume:
             text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
             logger.warning(text, folder.path, wanted.run)
         return found
+
+    def check_opened(self, event: Event, folder: Folder) -> None:
+        """Refuse to save in a run that was to go on from a checkpoint, and was not asked to.
+
+        What it saves would be taken for the newest of the run that was to go on.
+
+        Raises
+        ------
+        CheckpointError
+            The run was open before the handler was attached.
+        """
+        run_id = event.from_context("run_id", None)
+        if self.wish == "never" or run_id in self.opened:
+            return
+        if any(run.run_id == run_id for run in event.bus.open_runs):
+            raise CheckpointError(
+                f"Checkpoint(resume={str(self.wish)!r}) was attached to a run that was open "
+                "already, and that starts afresh: attach it before the Run is opened",
+                path=folder.path,
+            )
+        if not self.opened and not self.has_warned:
+            self.has_warned = True
+            logger.warning(
+                "Checkpoint(resume=%r) resumes nothing: the loop emits no run_opened",
+                str(self.wish),
+            )
+
+    def note_close(self, event: Event) -> None:
+        """Take note that a run is over."""
+        self.opened.discard(event.from_context("run_id", None))
 
     def note_end(self, folder: Folder) -> None:
         """Take note that what is saved so far belongs to runs that came to their end."""

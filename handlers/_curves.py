@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventbus.handlers._monitor import as_numbers
+from eventbus.handlers._pictures import literal
 from eventbus.handlers._requires import require
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Curves:
             pairs = zip(across, self.metrics[name], strict=True)
             points = [(x, y) for x, y in pairs if abs(y) < _LARGEST]  # so NaN is left out too
             xs, ys = [x for x, _ in points], [y for _, y in points]
-            axes.plot(xs, ys, ".-", label=_literal(name))
-        axes.set_title(_literal(title))
+            axes.plot(xs, ys, ".-", label=literal(name))
+        axes.set_title(literal(title))
         axes.set_xlabel("epoch" if by_epoch else "step")
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
@@ -104,8 +105,3 @@ def group(names: Sequence[str]) -> dict[str, list[str]]:
         stems = [stem for stem in names if name.endswith(f"_{stem}")]
         panels.setdefault(min(stems, key=len, default=name), []).append(name)
     return panels
-
-
-def _literal(text: str) -> str:
-    """Keep matplotlib from reading a name as mathematics, or from hiding its label."""
-    return " " + text.replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus.handlers import _appending
-from eventbus.handlers._arguments import path_given
-from eventbus.handlers._run_file import path_of_run
+from eventbus.handlers._paths import RunNames, check_folder, folder_given, path_of_run
 from eventbus.handlers._summaries import proto
 
 _log = logging.getLogger("eventbus.handlers.tensorboard")
@@ -35,7 +34,7 @@ class EventFiles:
     Parameters
     ----------
     template
-        The folder; `{run_id}` in it is replaced by the run's.
+        The folder; `{run}` and `{run_id}` in it are replaced by the run's.
     clock
         The wall clock, in seconds since 1970.
 
@@ -46,7 +45,7 @@ class EventFiles:
     """
 
     def __init__(self, template: str | os.PathLike[str], clock: Callable[[], float]) -> None:
-        self._template = path_given("TensorBoard", template)
+        self._template = folder_given("TensorBoard", template)
         self._clock = clock
         self.renew()
 
@@ -54,16 +53,16 @@ class EventFiles:
         """Forget all: the next record begins a new folder."""
         self.folder: Path | None = None
         self._path: Path | None = None
-        self._run_id: str | None = None
+        self._names = RunNames(None, None)
         self._first_file: str | None = None
         self._step: int | None = None
         self._of_step: dict[Any, bytes] = {}
         self._resumes = False
 
-    def write(self, run_id: str | None, values: Sequence[Any], step: int) -> None:
+    def write(self, names: RunNames, values: Sequence[Any], step: int) -> None:
         """File summary values under a step."""
         if self._path is None:
-            self._open(run_id)
+            self._open(names)
         summary = proto("compat.proto.summary_pb2").Summary(value=values)
         record = self._record(step=step, summary=summary)
         self._append(record)
@@ -74,7 +73,7 @@ class EventFiles:
         if self._path is not None and self._path.exists():
             _appending.sync(self._path)
         return {
-            "run_id": self._run_id,
+            **self._names._asdict(),
             "first_file": self._first_file,
             "step": self._step,
             "of_step": list(self._of_step.values()),
@@ -83,7 +82,8 @@ class EventFiles:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a position: the next record drops what was filed after it."""
         self.renew()
-        self._run_id, self._first_file = state["run_id"], state["first_file"]
+        self._names = RunNames(state["run_id"], state.get("run"))  # older ones have no name
+        self._first_file = state["first_file"]
         self._step = state["step"]
         self._of_step = dict(enumerate(state["of_step"]))
         self._resumes = self._first_file is not None
@@ -102,8 +102,10 @@ class EventFiles:
 
     # -- which folder, which file
 
-    def _open(self, run_id: str | None) -> None:
-        self.folder = self._folder(run_id)
+    def _open(self, names: RunNames) -> None:
+        if not self._resumes:
+            self._names = names
+        self.folder = self._folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / self._new_name(self.folder)
         try:
@@ -112,7 +114,7 @@ class EventFiles:
             self._path = None  # another is begun with the next record
             raise
         self._first_file = self._first_file or self._path.name
-        self._run_id, self._resumes = self._run_id or run_id, False
+        self._resumes = False
 
     def _begin_file(self) -> None:
         self._append(self._record(file_version=_VERSION))
@@ -128,9 +130,9 @@ class EventFiles:
         event = proto("compat.proto.event_pb2").Event(wall_time=self._clock(), **parts)
         return bytes(event.SerializeToString())
 
-    def _folder(self, run_id: str | None) -> Path:
-        known = self._run_id if self._resumes else run_id
-        path = path_of_run(self._template, known)
+    def _folder(self) -> Path:
+        path = path_of_run("TensorBoard", self._template, self._names)
+        check_folder("TensorBoard", path)
         folders = _numbered(path)
         folder = next(folders)
         while _stamps(folder):

@@ -6,11 +6,10 @@ import copy
 import random
 from abc import abstractmethod
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Filter
-
+from ._arguments import When, number_given
 from ._batch_alteration import BatchAlteration
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Mixing(BatchAlteration):
         inputs: Key,
         targets: Key,
         seed: int,
-        when: Filter | Callable[..., Any] | None,
+        when: When | None,
     ) -> None:
         super().__init__(seed, when)
         self._check(classes, alpha, probability)
@@ -58,6 +57,8 @@ class Mixing(BatchAlteration):
     def _check(self, classes: int, alpha: float, probability: float) -> None:
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
             raise ValueError(f"{self._name} takes the number of classes, from 1; got {classes!r}")
+        number_given(self._name, "alpha", alpha)
+        number_given(self._name, "probability", probability)
         if not 0 < alpha < float("inf"):
             raise ValueError(f"{self._name}: alpha is finite and above 0, got {alpha!r}")
         if not 0 <= probability <= 1:

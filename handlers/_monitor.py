@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
+from eventbus import Event
+
 __all__ = ["Mode", "Monitor", "as_number", "as_numbers"]
 
 Mode = Literal["min", "max"]
@@ -30,6 +32,8 @@ class Monitor:
     min_delta
         By how much a value must be better to count, at least 0: absolute, or with `relative` as
         a fraction of the magnitude of the best.
+    on
+        The signals that it is read on, for messages.
 
     Attributes
     ----------
@@ -44,6 +48,7 @@ class Monitor:
     mode: Mode = "min"
     min_delta: float = 0.0
     relative: bool = False
+    on: tuple[str, ...] = ()
     seen: bool = False
     keys: set[str] = field(default_factory=set)
 
@@ -97,16 +102,28 @@ class Monitor:
             return False
         return value <= threshold if self.mode == "min" else value >= threshold
 
-    def warn_never_seen(self, consequence: str) -> None:
-        """Log one warning that the key never came, with the keys that did."""
+    def warn_never_seen(self, consequence: str, end: Event) -> None:
+        """Log one warning that the key never came, with the keys that did, and where it is.
+
+        `end` is the `run_finished` of the run, whose metrics are the last of each.
+        """
         keys = ", ".join(repr(key) for key in sorted(self.keys)) or "none"
         logging.getLogger("eventbus.handlers").warning(
-            "%s never saw its metric %r, so %s; keys seen: %s",
+            "%s never saw its metric %r, so %s; keys seen on %s: %s%s",
             self.owner,
             self.metric,
             consequence,
+            " and ".join(self.on),
             keys,
+            self._elsewhere(end),
         )
+
+    def _elsewhere(self, end: Event) -> str:
+        """Name the signal that carries all metrics of an epoch, where the key came with it."""
+        is_there = self.metric in (end.fields.get("metrics") or ())
+        if not is_there or not end.fields.get("epoch") or "epoch_finished" in self.on:
+            return ""
+        return f"; epoch_finished has {self.metric!r}: write on='epoch_finished'"
 
 
 def as_number(value: Any, what: str) -> float:

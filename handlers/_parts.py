@@ -34,18 +34,20 @@ class Parts:
         self.owner, self.what, self.chosen = owner, what, chosen
         self._has_warned = False
 
-    def all(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+    def all(self, parts: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return those to work on, by name.
 
         Raises
         ------
         ValueError
-            The run has none of the chosen name.
+            The run has none at all, or none of the chosen name.
         """
+        if not parts:
+            raise ValueError(f"{self.owner}: the run has no {self.what}")
         if self.chosen is None:
             return dict(parts)
         if self.chosen not in parts:
-            names = ", ".join(parts) or "none"
+            names = ", ".join(parts)
             raise ValueError(
                 f"{self.owner}: the run has no {self.what} {self.chosen!r}; it has: {names}"
             )

@@ -21,6 +21,12 @@ def png_of(figure: Any) -> bytes:
     return picture.getvalue()
 
 
+def literal(text: str) -> str:
+    """Keep matplotlib from reading a name as mathematics, or from hiding it in a legend."""
+    shown = text.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def size_of(png: bytes) -> tuple[int, int]:
     r"""Return the width and the height of a PNG file, in pixels.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventbus import Event
+from eventbus.failures import describe_error
+from eventbus.handlers._monitor import as_number
 
 NOT_FOR_LOGS = frozenset({"batch", "outputs", "targets", "loader", "figure", "state"})
 """Fields that are data, not facts."""
@@ -52,7 +53,7 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
     if value is None or isinstance(value, (int, float, str)):
         return value if type(value) in _PLAIN else _unsubclassed(value)
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}".removesuffix(": ")
+        return describe_error(value)
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if depth and isinstance(value, Mapping):
@@ -65,7 +66,7 @@ def plain(value: Any, depth: int = _DEPTH) -> Any:
 
 def _unsubclassed(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > _LARGEST:  # json and print may refuse it
-        return math.inf if value > 0 else -math.inf
+        return as_number(value, "a number")
     for kind in (int, float, str):  # an IntEnum or a numpy float64 prints as something else
         if isinstance(value, kind):
             return kind(value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,27 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eventbus.handlers import _appending
+from eventbus.handlers._paths import RunNames, check_folder, path_of_run
 
 _log = logging.getLogger("eventbus.handlers.files")
-_LABEL = re.compile(r"[\w.+=@-]+")
-
-
-def path_of_run(template: str, run_id: str | None) -> Path:
-    """Put the run's id in the place of `{run_id}`.
-
-    Raises
-    ------
-    ValueError
-        The id cannot be a file name.
-    """
-    if "{run_id}" not in template:
-        return Path(template)
-    if run_id is None or not _LABEL.fullmatch(run_id) or run_id in (".", ".."):
-        raise ValueError(
-            f"the path {template!r} names the run: its run_id must be letters, digits and any of "
-            f"_ . + = @ -; got {run_id!r}"
-        )
-    return Path(template.replace("{run_id}", run_id))
 
 
 class Format(NamedTuple):
@@ -81,13 +62,16 @@ class RunFile:
 
     Parameters
     ----------
+    owner
+        The handler's name, for messages.
     path
-        Where; `{run_id}` in it is replaced by the run's.
+        Where; `{run}` and `{run_id}` in it are replaced by the run's.
     form
         How the file is split into records.
     """
 
-    def __init__(self, path: str, form: Format) -> None:
+    def __init__(self, owner: str, path: str, form: Format) -> None:
+        self._owner = owner
         self._template = path
         self._form = form
         self.renew()
@@ -97,7 +81,7 @@ class RunFile:
         self._own: dict[Path, tuple[Position, bytes | None]] = {}
         self.path: Path | None = None
         self.header: bytes | None = None
-        self._run_id: str | None = None
+        self._names: RunNames | None = None
         self._resume = False
         self._position = Position()
 
@@ -105,12 +89,13 @@ class RunFile:
         """Return the position as plain Python, once all that it counts is on the disk."""
         if self.path is not None and self.path.exists():
             _appending.sync(self.path)
-        return {"run_id": self._run_id, **self._position._asdict()}
+        names = self._names or RunNames(None, None)
+        return {**names._asdict(), **self._position._asdict()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a position: the next record, or `settle`, drops what comes after it."""
         self.renew()
-        self._run_id = state["run_id"]
+        self._names = RunNames(state["run_id"], state.get("run"))  # older ones have no name
         self._position = Position(int(state["records"]), int(state["checksum"]))
         self._resume = self._position.records > 0
 
@@ -119,14 +104,14 @@ class RunFile:
         """Whether it goes on from a checkpoint that it has not looked for yet."""
         return self._resume
 
-    def settle(self, run_id: str | None) -> None:
+    def settle(self, names: RunNames) -> None:
         """Find out which file it is, and make it ready to be added to."""
-        if self.path is not None and run_id == self._run_id:
+        if self.path is not None and names == self._names:
             return
-        path = path_of_run(self._template, run_id)
+        path = self._path_of(names)
         if self.path == path:
             return
-        if self.path is not None:  # several emitters, each with a run_id of its own
+        if self.path is not None:  # several emitters, each with names of its own
             self._own[self.path] = self._position, self.header
         if path in self._own:
             self._position, self.header = self._own[path]
@@ -134,7 +119,7 @@ class RunFile:
             self._continue(path)
         else:
             self._begin(path)
-        self.path, self._run_id, self._resume = path, run_id, False
+        self.path, self._names, self._resume = path, names, False
 
     def append(self, record: bytes) -> None:
         """Add a record to the settled file."""
@@ -149,12 +134,13 @@ class RunFile:
         _appending.replace(self.path, b"".join([header, *map(widen, records)]))
         self.header = header
 
+    def _path_of(self, names: RunNames) -> Path:
+        return path_of_run(self._owner, self._template, names)
+
     def _begin(self, path: Path) -> None:
         self._position, self.header = Position(), None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _appending.keep_aside(path)
-        if kept is not None:
-            _log.info("%s is of another run: kept as %s", path, kept.name)
+        check_folder(self._owner, path.parent).mkdir(parents=True, exist_ok=True)
+        _appending.keep_aside(path)
 
     def _continue(self, path: Path) -> None:
         for candidate in self._candidates(path):
@@ -170,9 +156,9 @@ class RunFile:
 
     def _candidates(self, path: Path) -> list[Path]:
         candidates = [path, *_appending.kept_aside(path)]
-        with suppress(ValueError):  # an id out of a checkpoint names a file name, or nothing
-            candidates.append(path_of_run(self._template, self._run_id))
-        return [candidate for candidate in candidates if candidate.exists()]
+        with suppress(ValueError):  # a name out of a checkpoint is a file's, or nothing
+            candidates.append(self._path_of(self._names or RunNames(None, None)))
+        return [candidate for candidate in candidates if candidate.is_file()]
 
     def _up_to_position(self, path: Path) -> list[bytes] | None:
         first = 1 if self._form.header else 0

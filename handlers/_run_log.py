@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from eventbus import Event, Filter, Priority, handles, on_rank
-from eventbus.handlers._arguments import Signal, path_given, signals_given
+from eventbus.handlers._arguments import On, Signal, When, signals_given
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import Format, RunFile
 
-On = Signal | Iterable[Signal] | Mapping[Signal, Filter | None]
+OnEach = On | Mapping[Signal, When | None]
 """One signal, several, or several with a filter for each."""
 
 Row = dict[str, Any]
@@ -24,31 +24,29 @@ class RunLog(ABC):
     are held in memory.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], form: Format, on: On, when: Filter | None
-    ) -> None:
-        self._file = RunFile(path_given(type(self).__name__, path), form)
-        self._held: list[tuple[str | None, Row]] | None = None
+    def __init__(self, path: str, form: Format, on: OnEach, when: When | None) -> None:
+        self._file = RunFile(type(self).__name__, path, form)
+        self._held: list[tuple[RunNames, Row]] | None = None
         self._schedule = schedule(on, when)
         for signal, due in self._schedule.items():
             mark = handles(signal, when=due, priority=Priority.REPORT, on_error="isolate")
             self.write = mark(self.write)  # type: ignore[method-assign]  # marked with what was asked for
 
     @abstractmethod
-    def _row(self, event: Event, run_id: str | None) -> Row:
+    def _row(self, event: Event) -> Row:
         """Return what is to be logged of an emission."""
 
     @abstractmethod
     def _add(self, row: Row) -> None:
         """Add a row to the settled file."""
 
-    def write(self, event: Event, run_id: str | None = None) -> None:
+    def write(self, event: Event) -> None:
         """Log an emission. Reads its metrics, which synchronises with their device."""
-        row = self._row(event, run_id)
+        names, row = RunNames.of(event), self._row(event)
         if self._held is None:
-            self._settle_and_add(run_id, row)
+            self._settle_and_add(names, row)
         else:
-            self._held.append((run_id, row))
+            self._held.append((names, row))
 
     # Before whoever may emit there, or fail: what that leads to is not of the run before.
     @handles("run_opened", priority=Priority.ALTER + 50, on_error="isolate")
@@ -63,10 +61,10 @@ class RunLog(ABC):
             self._file.renew()
 
     @handles("run_started", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
-    def settle(self, run_id: str | None = None) -> None:
+    def settle(self, event: Event) -> None:
         """Drop what came after the checkpoint, and write the rows that were held."""
         if self._file.resumes:
-            self._file.settle(run_id)
+            self._file.settle(RunNames.of(event))
         self.release()
 
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
@@ -79,8 +77,8 @@ class RunLog(ABC):
     def release(self) -> None:
         """Write the rows that were held."""
         held, self._held = self._held or [], None
-        for run_id, row in held:
-            self._settle_and_add(run_id, row)
+        for names, row in held:
+            self._settle_and_add(names, row)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the file, which is on the disk up to there."""
@@ -90,12 +88,12 @@ class RunLog(ABC):
         """Go on from a position; later rows are dropped."""
         self._file.resume(state)
 
-    def _settle_and_add(self, run_id: str | None, row: Row) -> None:
-        self._file.settle(run_id)
+    def _settle_and_add(self, names: RunNames, row: Row) -> None:
+        self._file.settle(names)
         self._add(row)
 
 
-def schedule(on: On, when: Filter | None) -> dict[str, Filter]:
+def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
     """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
     if isinstance(on, Mapping):
         if when is not None:

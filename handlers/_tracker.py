@@ -4,15 +4,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from eventbus import Event, Filter, Priority, every, handles, on_rank
+from eventbus import Event, Priority, every, handles, on_rank
+from eventbus.handlers._arguments import When
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._pictures import png_of
 from eventbus.handlers._rows import plain
 
 _isolated = partial(handles, on_error="isolate")
 _told = partial(_isolated, when=on_rank(0), priority=Priority.REPORT)
+
+
+_OF_STEPS = ("batch_loaded", "batch_started", "backward_finished", "batch_finished")
+
+
+@dataclass
+class _OfStep:
+    """What was measured within one step, and whether the step turned out to be due."""
+
+    step: int | None
+    waiting: list[Mapping[str, Any]] = field(default_factory=list)
+    is_due: bool = False
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """Return what waits, now that the step is due; what is still to come need not wait."""
+        waiting, self.waiting, self.is_due = self.waiting, [], True
+        return waiting
+
+
+def _is_within_a_step(event: Event | None) -> bool:
+    while event is not None and event.name not in _OF_STEPS:
+        event = event.outer
+    return event is not None
 
 
 class Tracker(ABC):
@@ -24,10 +50,14 @@ class Tracker(ABC):
 
     Only `run_started` tells whether a run resumes, so what comes between `run_opened` and that is
     held in memory. What has no step is filed under the last one.
+
+    What is measured within a step's emissions waits, unread, for the end of the step: it is filed
+    where that is due.
     """
 
-    def __init__(self, when: Filter | None) -> None:
+    def __init__(self, when: When | None) -> None:
         self._held: list[Callable[[], None]] | None = None
+        self._measured: dict[str | None, _OfStep] = {}  # by sender
         self._sender: str | None = None
         self._step = 0
         due = on_rank(0) & (every(50) if when is None else when)
@@ -37,15 +67,15 @@ class Tracker(ABC):
     # -- what a tracker does with it
 
     @abstractmethod
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         """File numbers by tag."""
 
     @abstractmethod
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
         """File a picture."""
 
     @abstractmethod
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
         """File a text."""
 
     @abstractmethod
@@ -53,11 +83,11 @@ class Tracker(ABC):
         """Forget the run before: another begins."""
 
     @abstractmethod
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         """A run begins or goes on; whether it does was told by `_renew` or its absence."""
 
     @abstractmethod
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         """A run is over."""
 
     # -- the run
@@ -72,24 +102,25 @@ class Tracker(ABC):
         """Forget the run before, unless this one goes on from a checkpoint."""
         if resumed_from is None:
             self._step = 0
+            self._measured.clear()
             self._renew()
 
     @_told("run_started", priority=Priority.REPORT + 1)
-    def begin(self, event: Event, run_id: str | None = None, config: Any = None) -> None:
+    def begin(self, event: Event, config: Any = None) -> None:
         """File what the run is, and what was held."""
         self._sender = event.sender
         try:
-            self._begin(run_id, config)
+            self._begin(RunNames.of(event), config)
         finally:
             self._release()
 
     @_told("run_closed", priority=Priority.REPORT - 1)
-    def close(self, outcome: str, run_id: str | None = None) -> None:
+    def close(self, event: Event, outcome: str) -> None:
         """File what was held, and how the run ended."""
         try:
             self._release()
         finally:
-            self._end(run_id, outcome)
+            self._end(RunNames.of(event), outcome)
 
     # -- numbers
 
@@ -99,6 +130,8 @@ class Tracker(ABC):
         """File a step's metrics. Reading them synchronises with their device."""
         told = {"loss": loss} if metrics is None and loss is not None else metrics
         self._scalars(event, "step", told)
+        for measured in self._of_step(event).take():
+            self._scalars(event, "measured", measured)
 
     @_told("epoch_finished")
     def log_epoch(self, event: Event, metrics: Mapping[str, Any] | None = None) -> None:
@@ -112,8 +145,14 @@ class Tracker(ABC):
 
     @_told("metrics_measured")
     def log_measured(self, event: Event, metrics: Mapping[str, Any]) -> None:
-        """File what a handler measured. Reading it synchronises with its device."""
-        self._scalars(event, "measured", metrics)
+        """File what a handler measured, within a step where that is due.
+
+        Reading it synchronises with its device.
+        """
+        if _is_within_a_step(event) and not self._of_step(event).is_due:
+            self._of_step(event).waiting.append(metrics)
+        else:
+            self._scalars(event, "measured", metrics)
 
     @_told("learning_rate_changed")
     def log_learning_rates(self, event: Event, learning_rates: Mapping[str, float]) -> None:
@@ -144,6 +183,13 @@ class Tracker(ABC):
         if numbers:
             self._put(event, self._write_scalars, numbers)
 
+    def _of_step(self, event: Event) -> _OfStep:
+        """Return what is known of the step that an emission belongs to."""
+        step, known = event.fields.get("step"), self._measured.get(event.sender)
+        if known is None or known.step != step:
+            known = self._measured[event.sender] = _OfStep(step)
+        return known
+
     def _tag(self, event: Event, *parts: str) -> str:
         if self._sender is None:
             self._sender = event.sender
@@ -153,7 +199,7 @@ class Tracker(ABC):
     def _put(self, event: Event, write: Callable[..., None], *what: Any) -> None:
         step = event.fields.get("step")
         self._step = self._step if step is None else step
-        record = partial(write, event.context.get("run_id"), *what, self._step)
+        record = partial(write, RunNames.of(event), *what, self._step)
         if self._held is None:
             record()
         else:

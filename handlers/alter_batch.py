@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from eventbus import Filter
-
+from ._arguments import When
 from ._batch_alteration import BatchAlteration
 
 __all__ = ["AlterBatch"]
@@ -61,7 +60,7 @@ class AlterBatch(BatchAlteration):
         function: Callable[..., Any],
         *,
         seed: int = 0,
-        when: Filter | Callable[..., Any] | None = None,
+        when: When | None = None,
     ) -> None:
         if not callable(function):
             raise TypeError(f"AlterBatch takes a function of the batch; got {function!r}")

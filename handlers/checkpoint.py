@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, EventBus, Filter, Priority, Restored, RestoredState, every, handles
+from eventbus import Event, EventBus, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
 
-from ._arguments import path_given, signals_given
+from ._arguments import On, When, signals_given
 from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock
-from ._checkpoint_facts import directory_of, draft_of, has_other_ranks, stop_reason
+from ._checkpoint_facts import draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
@@ -25,6 +25,7 @@ from ._checkpoint_without_bus import WithoutBus
 from ._checkpoint_writer import Writer
 from ._files import Files
 from ._monitor import Mode, Monitor
+from ._paths import RunNames, check_folder, folder_given, path_of_run
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
@@ -84,9 +85,8 @@ class Checkpoint(WithoutBus):
         Save at the end of the run too, completed or stopped, unless that step was saved already: so
         a run that is stopped, preempted for example, can go on where it was. It holds the state
         before handlers put back the best weights for use, and before those that you subscribe to
-        `run_finished`. Only where the loop tells its step. It
-        holds what there is: weights that are NaN, too, where the run was stopped for that
-        (`NonFiniteGuard` says what to do then).
+        `run_finished`. Only where the loop tells its step. It holds what there is: weights that are
+        NaN, too, where the run was stopped for that (`NonFiniteGuard` says what to do then).
     on_failure
         Save when the run fails or is interrupted by Ctrl-C; the step that failed may be half in it.
         What goes wrong is logged and noted on the run's own exception. In a single process only:
@@ -103,7 +103,8 @@ class Checkpoint(WithoutBus):
         ``<name>.damaged``; with none, the run starts afresh. A run that has come to its end on
         this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
         from that, and it is an error if it cannot. Another word is an error at once, unless it is
-        the name of a directory.
+        the name of a directory. Attach the handler before the run is opened: afterwards it is too
+        late to go on from anything, and saving is refused.
 
     Attributes
     ----------
@@ -141,8 +142,8 @@ class Checkpoint(WithoutBus):
         self,
         directory: str | os.PathLike[str],
         *,
-        on: str | Sequence[str] = "epoch_finished",
-        when: Filter | None = _EVERY_TIME,
+        on: On = "epoch_finished",
+        when: When | None = _EVERY_TIME,
         keep: int | None = 3,
         best: str | None = "val_loss",
         mode: Mode = "min",
@@ -153,11 +154,12 @@ class Checkpoint(WithoutBus):
         resume: str | os.PathLike[str] = "never",
     ) -> None:
         check_arguments(keep, keep_best, resume)
-        self.directory = path_given("Checkpoint", directory)
+        self.directory = folder_given("Checkpoint", directory)
         self.files = Files()
         self._when = when
         self.on_failure = on_failure
-        monitor = None if best is None else Monitor("Checkpoint", best, mode)
+        signals = signals_given(on)
+        monitor = None if best is None else Monitor("Checkpoint", best, mode, on=signals)
         self._shelf = Shelf(keep, keep_best, monitor)
         wish = os.fspath(resume)
         self._resume = Resume(wish if wish in RESUME_WORDS else Path(wish).absolute())
@@ -165,7 +167,6 @@ class Checkpoint(WithoutBus):
         self._later = Later(self._save_late)
         self._run_id: str | None = None
         self._saved_whole: int | None = None  # the step of the last save, where all of it is in
-        signals = signals_given(on)
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
@@ -192,6 +193,7 @@ class Checkpoint(WithoutBus):
         self._save(event)
 
     def _save(self, event: Event) -> None:
+        self._resume.check_opened(event, self._folder(event))
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
@@ -214,14 +216,14 @@ class Checkpoint(WithoutBus):
         self._saved_whole = draft.step if event.name in _WHOLE else None
 
     def _save_late(self, event: Event) -> None:
-        """Make up for a save that was put off, unless this was detached since."""
+        """Make up for a save that was put off."""
         if event.name == "epoch_interrupted" and stop_reason(event) is None:
             return  # a failure: the checkpoint before is one to go on from
-        own = (getattr(one.handler, "__self__", None) for one in event.bus.subscriptions)
-        if any(one is self for one in own):
-            self._save(event)
-        else:
-            self._later.cease()
+        self._save(event)
+
+    def on_detach(self, bus: EventBus) -> None:
+        """Give up a save that was put off on this bus."""
+        self._later.leave(bus)
 
     def _write(self, event: Event, draft: Manifest, state: Mapping[str, Any]) -> None:
         folder = self._folder(event)
@@ -269,7 +271,11 @@ class Checkpoint(WithoutBus):
         self._run_id = run_id
 
     def _folder(self, event: Event) -> Folder:
-        return Folder(directory_of(self.directory, event), self.files)
+        path = path_of_run("Checkpoint", self.directory, RunNames.of(event))
+        try:
+            return Folder(check_folder("Checkpoint", path), self.files)
+        except FileExistsError as error:
+            raise CheckpointError(str(error), path=path) from error
 
     def _tell(self, bus: EventBus, saved: SavedCheckpoint) -> None:
         manifest = saved.manifest
@@ -302,7 +308,7 @@ class Checkpoint(WithoutBus):
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
         if monitor is not None and saved_here and not monitor.seen:
-            monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)")
+            monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)", event)
 
     @handles("run_closed", priority=Priority.PERSIST)
     def close(self, event: Event, outcome: str) -> None:
@@ -317,6 +323,7 @@ class Checkpoint(WithoutBus):
             self._later.cease()
             if self._writer is not None:
                 self._writer.close()
+        self._resume.note_close(event)
         if outcome != "failed":
             self._resume.note_end(self._folder(event))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eventbus import EventBus, Filter, Priority, handles, on_rank
+from eventbus import EventBus, Priority, handles, on_rank
 
+from ._arguments import When
+from ._pictures import literal
 from ._requires import require
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class ConfusionMatrix:
         classes: int | Sequence[str] | None = None,
         *,
         normalize: bool = True,
-        when: Filter | Callable[..., Any] | None = None,
+        when: When | None = None,
     ) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="ConfusionMatrix")
         self.names, self.classes = _names_and_number(classes)
@@ -157,9 +159,9 @@ class ConfusionMatrix:
         colours = _fractions(counts) if self.normalize else counts
         image = axes.imshow(colours, cmap="Blues", vmin=0, vmax=1 if self.normalize else None)
         axes.set(xlabel="predicted", ylabel="true")
-        axes.set_title(_literal(title))
+        axes.set_title(literal(title))
         if self.names is not None:
-            names = [_literal(name) for name in self.names]
+            names = [literal(name) for name in self.names]
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
         if len(counts) <= _MOST_CELLS_WITH_NUMBERS:
@@ -243,8 +245,3 @@ def _write_numbers(
         for x, number in enumerate(row):
             ink = "white" if colours[y][x] > largest / 2 else "black"
             axes.text(x, y, str(number), ha="center", va="center", color=ink, fontsize=8)
-
-
-def _literal(text: str) -> str:
-    """Keep matplotlib from reading a name as mathematics."""
-    return text.replace("$", r"\$")

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from eventbus import Filter, Priority, every, handles, on_rank
+from eventbus import Priority, every, handles, on_rank
+from eventbus.handlers._arguments import When
 from eventbus.handlers._rates import Progress, Throughput, size_of, spell
 from eventbus.handlers._rows import plain
+from eventbus.handlers._skips import Skips
 
 __all__ = ["ConsoleLog"]
 
@@ -31,6 +33,7 @@ class ConsoleLog:
         epoch  1/30  step     50  loss 0.51230    lr 0.00100    4210 samples/s  eta 3:05
         epoch  1/30  step    469  val   val_loss 0.11820    val_accuracy 0.96410
         epoch  1/30  step    469  done  loss 0.28640    val_loss 0.11820    lr 0.00100    eta 2:58
+        epoch  1/30  step    469  2 batches skipped, the first: not finite in step 17: loss is nan
         checkpoint saved: runs/digits/step-469
         stop requested by EarlyStopping: val_loss has not improved for 5 epochs
         run finished after 1:04: val_loss has not improved for 5 epochs
@@ -39,9 +42,10 @@ class ConsoleLog:
     tells no `batch_size`. The time that is left is guessed from the whole of this run so far.
 
     ==================  =====================================================================
-    signals consumed    `batch_finished`, `epoch_*`, `validation_*`, `checkpoint_saved`,
-                        `stop_requested`, `run_*`, `loader_opened`, `batch_loaded`,
-                        `learning_rate_changed`
+    signals consumed    `run_started`, `run_finished`, `run_failed`, `epoch_*`, `loader_opened`,
+                        `batch_loaded`, `batch_finished`, `batch_skipped`, `validation_started`,
+                        `validation_done`, `validation_interrupted`, `learning_rate_changed`,
+                        `checkpoint_saved`, `stop_requested`
     values produced     lines of text
     cost                each step: a count. Each line: reading the metrics, one transfer from
                         the device
@@ -74,7 +78,7 @@ class ConsoleLog:
     def __init__(
         self,
         *,
-        when: Filter | None = None,
+        when: When | None = None,
         stream: TextIO | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,6 +87,7 @@ class ConsoleLog:
         self._throughput = Throughput(monotonic)
         self._per_second = "steps/s"
         self._learning_rates: Mapping[str, float] = {}
+        self._skips = Skips()
         due = (every(50) if when is None else when) & on_rank(0)
         mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
@@ -99,6 +104,7 @@ class ConsoleLog:
         """Say how long the run is to be."""
         self._progress.start(epochs, steps, resumed=resumed_from is not None)
         self._learning_rates = {}
+        self._skips.take()
         totals = [f"{epochs} epochs" if epochs else "", f"{steps} steps" if steps else ""]
         origin = f"resumed from {resumed_from}" if resumed_from is not None else ""
         told = ", ".join(part for part in (*totals, origin) if part)
@@ -131,6 +137,11 @@ class ConsoleLog:
         self._progress.reach(epoch, step)
         self._per_second = "steps/s" if batch_size is None else "samples/s"
         self._throughput.add(1 if batch_size is None else batch_size)
+
+    @_counted("batch_skipped", when=on_rank(0))
+    def count_skip(self, reason: str | None = None) -> None:
+        """Count a batch that was skipped."""
+        self._skips.note(reason)
 
     @_counted("validation_started")
     def start_validation(self) -> None:
@@ -188,6 +199,7 @@ class ConsoleLog:
         self._say(
             *self._place(epoch, step), how, *_cells(metrics), self._lr(optimizers), self._eta()
         )
+        self._say_skips(epoch, step)
 
     @_told("epoch_interrupted")
     def interrupt_epoch(
@@ -199,6 +211,7 @@ class ConsoleLog:
     ) -> None:
         """Print why an epoch was not finished."""
         self._say(*self._place(epoch, step), _because("interrupted", reason), *_cells(metrics))
+        self._say_skips(epoch, step)
 
     @_told("checkpoint_saved")
     def saved(self, path: str) -> None:
@@ -211,13 +224,15 @@ class ConsoleLog:
         self._say(_because(f"stop requested by {handler}" if handler else "stop requested", reason))
 
     @_told("run_finished")
-    def finish(self, reason: str) -> None:
+    def finish(self, reason: str, epoch: int = 0, step: int = 0) -> None:
         """Print how the run ended."""
+        self._say_skips(epoch, step)  # of a loop without epochs
         self._say(_because(f"run finished after {spell(self._progress.elapsed_s)}", reason))
 
     @_told("run_failed")
-    def fail(self, exception: BaseException) -> None:
+    def fail(self, exception: BaseException, epoch: int = 0, step: int = 0) -> None:
         """Print what ended the run."""
+        self._say_skips(epoch, step)
         self._say(f"run failed after {spell(self._progress.elapsed_s)}: {plain(exception)}")
 
     # -- how it is worded
@@ -235,6 +250,10 @@ class ConsoleLog:
     def _eta(self) -> str:
         left = self._progress.eta_s()
         return "" if left is None else f"eta {spell(left)}"
+
+    def _say_skips(self, epoch: int, step: int) -> None:
+        if told := self._skips.take():
+            self._say(*self._place(epoch, step), told)
 
     def _say(self, *cells: str) -> None:
         line = " ".join("  ".join(cell for cell in cells if cell).rstrip().splitlines())

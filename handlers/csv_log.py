@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, Filter
+from eventbus import Event
+from eventbus.handlers._arguments import When
+from eventbus.handlers._paths import file_given
 from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
-from eventbus.handlers._run_log import On, Row, RunLog
+from eventbus.handlers._run_log import OnEach, Row, RunLog
 
 __all__ = ["CSVLog"]
 
@@ -46,8 +48,8 @@ class CSVLog(RunLog):
     Parameters
     ----------
     path
-        Where. `{run_id}` in it is replaced by the run's; one that resumes under another id takes
-        the earlier file's rows along into its own, and leaves that file as it is.
+        Where. `{run}` and `{run_id}` in it become the run's name and id; one that resumes under
+        others takes the earlier file's rows along into its own, and leaves that file as it is.
     on
         The signals that give a row each; as a mapping, each with a filter of its own. With more
         than one the first column says which.
@@ -75,11 +77,11 @@ class CSVLog(RunLog):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        on: On = ("epoch_finished",),
+        on: OnEach = ("epoch_finished",),
         *,
-        when: Filter | None = None,
+        when: When | None = None,
     ) -> None:
-        super().__init__(path, CSV, on, when)
+        super().__init__(file_given("CSVLog", path, such_as="metrics.csv"), CSV, on, when)
         self._parsed: tuple[bytes | None, list[str]] = (None, [])
         self._names_signal = len(self._schedule) > 1 or "*" in "".join(self._schedule)
 
@@ -95,7 +97,7 @@ class CSVLog(RunLog):
             for row in records[1:]
         ]
 
-    def _row(self, event: Event, run_id: str | None) -> Row:
+    def _row(self, event: Event) -> Row:
         told = dict(facts(in_order(event)))
         metrics = told.pop("metrics", {})
         rates = told.pop("learning_rates", {})

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eventbus import Filter
-
+from ._arguments import When
 from ._mixing import Key, Mixing, drawn_below, drawn_proportion
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ class CutMix(Mixing):
         inputs: Key = 0,
         targets: Key = 1,
         seed: int = 0,
-        when: Filter | Callable[..., Any] | None = None,
+        when: When | None = None,
     ) -> None:
         super().__init__(
             classes,

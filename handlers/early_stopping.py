@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from eventbus import Event, Filter, Priority, Stop, handles
-from eventbus.handlers._arguments import signals_given
+from eventbus import Event, Priority, Stop, handles
+from eventbus.handlers._arguments import On, When, signals_given
 
 from ._monitor import Mode, Monitor
 
@@ -78,7 +78,7 @@ class EarlyStopping:
     last : float or None
         The value of the last observation; None before the first.
     count : int
-        Observations since then that count against the patience.
+        Observations since the best one that count against the patience.
     observations : int
         All observations of this run.
 
@@ -101,11 +101,11 @@ class EarlyStopping:
         self,
         metric: str = "val_loss",
         *,
-        on: str | Sequence[str] = "validation_done",
+        on: On = "validation_done",
         patience: int | None = 3,
         mode: Mode = "min",
         min_delta: float = 0.0,
-        when: Filter | None = None,
+        when: When | None = None,
         relative: bool = False,
         stop_at: float | None = None,
         warmup: int = 0,
@@ -113,15 +113,14 @@ class EarlyStopping:
         restore_best: bool = False,
     ) -> None:
         _check(patience, stop_at, warmup, non_finite)
-        self.monitor = Monitor("EarlyStopping", metric, mode, min_delta, relative)
+        signals = signals_given(on)
+        self.monitor = Monitor("EarlyStopping", metric, mode, min_delta, relative, signals)
         self.patience, self.stop_at, self.warmup = patience, stop_at, warmup
         self.non_finite, self.restore_best = non_finite, restore_best
         self._start_over()
         thread = False if restore_best else None  # the weights change beside another thread
-        marked = handles(
-            *signals_given(on), when=when, priority=Priority.DECIDE, background=thread
-        )(self.decide)
-        self.decide = marked  # type: ignore[method-assign]  # stands in for it, for `attach` to find
+        marked = handles(*signals, when=when, priority=Priority.DECIDE, background=thread)
+        self.decide = marked(self.decide)  # type: ignore[method-assign]  # stands in for it, for `attach` to find
 
     def _start_over(self) -> None:
         self.monitor.reset()
@@ -186,7 +185,8 @@ class EarlyStopping:
     def _best_in_words(self) -> str:
         if self.best is None:
             return "anything finite"
-        places = {"epoch": self.best_epoch, "step": self.best_step}
+        epoch = self.best_epoch or None  # 0: a loop without epochs
+        places = {"epoch": epoch, "step": self.best_step}
         told = ", ".join(f"{name} {count}" for name, count in places.items() if count is not None)
         return f"{self.best:.6g} ({told})" if told else f"{self.best:.6g}"
 
@@ -197,7 +197,7 @@ class EarlyStopping:
             _put_back(self._best_weights, event)
             logger.info("the weights are those of the best %s", self._best_in_words())
         if not self.monitor.seen and self.best is None:
-            self.monitor.warn_never_seen("it could not stop the run")
+            self.monitor.warn_never_seen("it could not stop the run", event)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in order to decide alike: plain Python and tensors."""

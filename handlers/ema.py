@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Event, EventBus, Filter, Priority, handles
+from eventbus import Event, EventBus, Priority, handles
 
+from ._arguments import On, When, number_given, signals_given
 from ._parts import Parts, bare
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class EMA:
     model
         Which one, where the run has several.
     on
-        The signal to update on.
+        The signal, or signals, to update on.
     when
         A filter on it: ``every(10)`` steps, ``from_(1000)``.
 
@@ -92,9 +93,10 @@ class EMA:
         *,
         validate: bool = False,
         model: str | None = None,
-        on: str = "batch_finished",
-        when: Filter | Callable[..., Any] | None = None,
+        on: On = "batch_finished",
+        when: When | None = None,
     ) -> None:
+        number_given("EMA", "decay", decay)
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMA: decay is from 0 to below 1, got {decay!r}")
         self.decay, self.validate = decay, validate
@@ -102,7 +104,7 @@ class EMA:
         self._trained: list[Tensor] = []  # the model's own weights, while it has the averaged ones
         self._lent: tuple[Module, EventBus] | None = None  # to which, and on which bus
         self._start_over()
-        updated = handles(on, when=when, priority=Priority.MEASURE)(self.update)
+        updated = handles(*signals_given(on), when=when, priority=Priority.MEASURE)(self.update)
         self.update = updated  # type: ignore[method-assign]  # marked with what was asked for
         if validate:
             self._mark_exchange()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import EventBus, Filter, Priority, handles
+from eventbus import EventBus, Priority, handles
 
+from ._arguments import When, number_given
 from ._parts import Parts
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class GradientClipping:
     ==================  =====================================================================
 
     The loop has to emit `backward_finished`, with gradients that are unscaled. Where it trained
-    steps and emitted none, a line at the end of the run says that nothing was clipped.
+    steps and emitted none, or never had a gradient there, a line at the end of the run says that
+    nothing was clipped.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class GradientClipping:
         max_value: float | None = None,
         norm_type: float = 2.0,
         model: str | None = None,
-        when: Filter | Callable[..., Any] | None = None,
+        when: When | None = None,
     ) -> None:
         _check(max_norm, max_value, norm_type)
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
@@ -86,32 +88,34 @@ class GradientClipping:
         marked = handles("backward_finished", when=when, priority=Priority.ALTER)(self.clip)
         self.clip = marked  # type: ignore[method-assign]  # marked with what was asked for
 
-    def clip(self, bus: EventBus, models: Mapping[str, Any]) -> None:
+    def clip(self, bus: EventBus, models: Mapping[str, Any] | None = None) -> None:
         """Clip the gradients of a step; the norm is passed on without being read."""
         from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
         with_gradient = _with_gradient(self._models.all(models))
         if not with_gradient:
+            self._lacked_gradients = True
             return
+        self._had_gradients = True
         if self.max_value is not None:
             clip_grad_value_(with_gradient, self.max_value)
         if self.max_norm is not None:
             norm = clip_grad_norm_(with_gradient, self.max_norm, self.norm_type)
-            bus.emit(
-                "metrics_measured", metrics={f"{self._models.ahead(models)}gradient_norm": norm}
-            )
+            name = f"{self._models.ahead(models or {})}gradient_norm"
+            bus.emit("metrics_measured", metrics={name: norm})
 
     # -- whether it could
 
     @handles("run_started", priority=Priority.ALTER)
     def start(self) -> None:
         """Forget what an earlier run has emitted."""
-        self._has_heard_gradients = self._has_heard_step = False
+        self._has_heard_backward = self._has_heard_step = False
+        self._had_gradients = self._lacked_gradients = False  # where it was due
 
     @handles("backward_finished", priority=Priority.ALTER)
     def hear_gradients(self) -> None:
         """Note that gradients may be clipped, where the filter lets them."""
-        self._has_heard_gradients = True
+        self._has_heard_backward = True
 
     @handles("batch_finished", priority=Priority.ALTER)
     def hear_step(self) -> None:
@@ -121,9 +125,16 @@ class GradientClipping:
     @handles("run_finished", priority=Priority.ALTER)
     def finish(self) -> None:
         """Warn where steps were trained, and nothing could be clipped."""
-        if self._has_heard_step and not self._has_heard_gradients:
+        if not self._has_heard_step:
+            return
+        if not self._has_heard_backward:
             logger.warning(
                 "GradientClipping could clip nothing: the loop emits no backward_finished"
+            )
+        elif self._lacked_gradients and not self._had_gradients:
+            logger.warning(
+                "GradientClipping could clip nothing: no parameter had a gradient when "
+                "backward_finished was emitted; emit it between loss.backward() and the step"
             )
 
 
@@ -141,5 +152,7 @@ def _check(max_norm: float | None, max_value: float | None, norm_type: float) ->
         )
     limits = {"max_norm": max_norm, "max_value": max_value, "norm_type": norm_type}
     for name, limit in limits.items():
+        if limit is not None:
+            number_given("GradientClipping", name, limit)
         if limit is not None and (math.isnan(limit) or limit <= 0):
             raise ValueError(f"GradientClipping: {name} is above 0, got {limit!r}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Filter, Priority, handles
-from eventbus.handlers._arguments import signals_given
+from eventbus import Priority, handles
+from eventbus.handlers._arguments import On, When, signals_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 
-class History:
+class History(Mapping[str, list[float]]):
     """Keeps the metrics of each epoch, as a mapping of names to lists.
 
     Row `i` of every list belongs together: `history["val_loss"][i]` was measured in epoch
@@ -55,9 +55,7 @@ class History:
     ([0.5, 0.4], [nan, 0.6], [1, 2])
     """
 
-    def __init__(
-        self, on: str | tuple[str, ...] = ("epoch_finished",), *, when: Filter | None = None
-    ) -> None:
+    def __init__(self, on: On = ("epoch_finished",), *, when: When | None = None) -> None:
         self._curves = Curves()
         mark = handles(*signals_given(on), when=when, priority=Priority.REPORT, on_error="isolate")
         self.record = mark(self.record)  # type: ignore[method-assign]  # marked with what was asked for
@@ -95,12 +93,11 @@ class History:
     def __iter__(self) -> Iterator[str]:
         return iter(self._curves.metrics)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._curves.metrics
+    def __len__(self) -> int:
+        return len(self._curves.metrics)
 
-    def keys(self) -> list[str]:
-        """Return the names of the metrics seen, in the order of their first appearance."""
-        return list(self)
+    __hash__ = object.__hash__  # it is attached, and detached, as the object that it is
+    __eq__ = object.__eq__
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a `pandas.DataFrame` with the columns epoch, step, and one for each metric.

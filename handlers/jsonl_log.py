@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eventbus import Event, Filter
+from eventbus import Event
+from eventbus.handlers._arguments import When
+from eventbus.handlers._configs import settings_of
+from eventbus.handlers._paths import file_given
 from eventbus.handlers._rows import facts, in_order
 from eventbus.handlers._run_file import Format, split_lines
-from eventbus.handlers._run_log import On, Row, RunLog
+from eventbus.handlers._run_log import OnEach, Row, RunLog
 
 __all__ = ["JSONLLog"]
 
@@ -22,6 +25,7 @@ _ON = (
     "run_started",
     "epoch_finished",
     "epoch_interrupted",
+    "batch_skipped",
     "validation_done",
     "validation_interrupted",
     "metrics_measured",
@@ -40,7 +44,8 @@ class JSONLLog(RunLog):
 
     An object holds `time` (UTC, ISO 8601), `run_id`, `signal`, `sender`, then the emission's fields
     that are numbers, text, or lists and mappings of them: `epoch`, `step`, `metrics`, `reason` and
-    so on. Data (batches, outputs, figures) is left out. JSON has no NaN and no infinity: they are
+    so on; `run_started` also the run's `config`, where it has one. Data (batches, outputs, figures)
+    is left out. JSON has no NaN and no infinity: they are
     written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, and `read` makes them numbers
     again.
 
@@ -57,7 +62,8 @@ class JSONLLog(RunLog):
     signals consumed    those of `on`; `run_opened`, `run_started`, `run_closed`
     values produced     a file
     cost                one write for each line, and reading the metrics: one transfer from
-                        the device
+                        the device. `metrics_measured` gives a line each time, which with
+                        `GradientClipping` is each step: a filter for it makes them fewer
     state               the position in the file
     band, errors        REPORT; isolated; rank 0 writes
     ==================  =====================================================================
@@ -65,11 +71,12 @@ class JSONLLog(RunLog):
     Parameters
     ----------
     path
-        Where. `{run_id}` in it is replaced by the run's; one that resumes under another id takes
-        the earlier file's lines along into its own, and leaves that file as it is.
+        Where. `{run}` and `{run_id}` in it become the run's name and id; one that resumes under
+        others takes the earlier file's lines along into its own, and leaves that file as it is.
     on
         The signals that give a line each; as a mapping, each with a filter of its own:
-        `{"epoch_finished": None, "batch_finished": every(100)}`.
+        `{"epoch_finished": None, "batch_finished": every(100)}`. Unless given, what happens at most
+        once in an epoch, batches that are skipped, and all that handlers measure.
     when
         A filter on all of them.
     clock
@@ -95,12 +102,13 @@ class JSONLLog(RunLog):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        on: On = _ON,
+        on: OnEach = _ON,
         *,
-        when: Filter | None = None,
+        when: When | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(path, Format(split_lines), on, when)
+        file = file_given("JSONLLog", path, such_as="run.jsonl")
+        super().__init__(file, Format(split_lines), on, when)
         self._clock = clock
 
     @staticmethod
@@ -117,11 +125,19 @@ class JSONLLog(RunLog):
             _parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)
         ]
 
-    def _row(self, event: Event, run_id: str | None) -> Row:
-        known = {"run_id": run_id, "signal": event.name, "sender": event.sender}
+    def _row(self, event: Event) -> Row:
+        known = {
+            "run_id": event.from_context("run_id", None),
+            "signal": event.name,
+            "sender": event.sender,
+        }
         row: Row = {"time": _spell(self._clock())}
         row |= {name: value for name, value in known.items() if value is not None}
-        return row | {name: value for name, value in facts(in_order(event)) if name not in row}
+        row |= {name: value for name, value in facts(in_order(event)) if name not in row}
+        config = event.from_context("config", None)
+        if event.name == "run_started" and config is not None:
+            row["config"] = settings_of(config)
+        return row
 
     def _add(self, row: Row) -> None:
         text = json.dumps(_valid(row), ensure_ascii=False, allow_nan=False)

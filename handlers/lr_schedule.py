@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Event, Filter, Priority, handles
+from eventbus import Event, Priority, handles
 
+from ._arguments import On, When, count_given, signals_given
 from ._monitor import Monitor
 from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
@@ -62,7 +63,8 @@ class LRSchedule:
     optimizer
         Which one, where the run has several. Its rates are told with its name ahead: `g.0`.
     on
-        A signal to step the scheduler on in place of the one that `per` says: "validation_done".
+        The signal, or signals, to step the scheduler on in place of the one that `per` says:
+        "validation_done".
     when
         A filter on stepping the scheduler.
 
@@ -107,16 +109,17 @@ class LRSchedule:
         metric: str | None = None,
         warmup_steps: int = 0,
         optimizer: str | None = None,
-        on: str | None = None,
-        when: Filter | Callable[..., Any] | None = None,
+        on: On | None = None,
+        when: When | None = None,
     ) -> None:
         _check(factory, per, warmup_steps)
         self.factory, self.warmup_steps = factory, warmup_steps
-        self.monitor = None if metric is None else Monitor("LRSchedule", metric)
+        signals = (_SIGNALS[per],) if on is None else signals_given(on)
+        self.monitor = None if metric is None else Monitor("LRSchedule", metric, on=signals)
         self._optimizers = Parts("LRSchedule", "optimizer", optimizer)
         self._ahead = ""
         self._start_over()
-        stepped = handles(on or _SIGNALS[per], when=when, priority=_PRIORITY)(self.advance)
+        stepped = handles(*signals, when=when, priority=_PRIORITY)(self.advance)
         self.advance = stepped  # type: ignore[method-assign]  # marked with what was asked for
         if warmup_steps:
             # After `advance`, for which the warm-up still goes on in its own last step.
@@ -229,13 +232,13 @@ class LRSchedule:
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))
 
     @handles("run_finished", priority=_PRIORITY)
-    def finish(self, reason: str) -> None:
+    def finish(self, event: Event, reason: str) -> None:
         """Warn where the metric never came, though it could have."""
         if self.monitor is None or self.monitor.seen or self.scheduler is None:
             return
         # A run that was stopped may have had it still to come.
         if self.monitor.keys or (self._has_trained and reason == "completed"):
-            self.monitor.warn_never_seen("the learning rate was never changed by it")
+            self.monitor.warn_never_seen("the learning rate was never changed by it", event)
 
     @handles("run_closed", priority=Priority.PERSIST - 1)
     def release(self) -> None:
@@ -275,5 +278,4 @@ def _check(factory: Any, per: str, warmup_steps: Any) -> None:
         )
     if per not in _SIGNALS:
         raise ValueError(f"LRSchedule: per is 'step' or 'epoch', got {per!r}")
-    if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
-        raise ValueError(f"LRSchedule: warmup_steps is at least 0, got {warmup_steps!r}")
+    count_given("LRSchedule", "warmup_steps", warmup_steps, least=0)

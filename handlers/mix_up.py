@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eventbus import Filter
-
+from ._arguments import When
 from ._mixing import Key, Mixing, drawn_proportion
 
 if TYPE_CHECKING:
@@ -77,7 +75,7 @@ class MixUp(Mixing):
         inputs: Key = 0,
         targets: Key = 1,
         seed: int = 0,
-        when: Filter | Callable[..., Any] | None = None,
+        when: When | None = None,
     ) -> None:
         super().__init__(
             classes,

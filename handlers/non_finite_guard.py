@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Filter, Priority, SkipBatch, Stop, handles
-from eventbus.handlers._arguments import signals_given
+from eventbus import Priority, SkipBatch, Stop, handles
+from eventbus.handlers._arguments import On, When, count_given, signals_given
 
 from ._in_transit import (
     InTransit,
@@ -133,8 +132,8 @@ class NonFiniteGuard:
         action: Literal["stop", "skip", "raise"] = "stop",
         *,
         watch: Sequence[str] = _WATCHED,
-        on: str | Sequence[str] = "batch_finished",
-        when: Filter | Callable[..., Any] | None = None,
+        on: On = "batch_finished",
+        when: When | None = None,
         max_skips: int = 10,
     ) -> None:
         self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
@@ -148,7 +147,7 @@ class NonFiniteGuard:
             self._mark_looking(signals_given(on), when)
         self._mark_ends()
 
-    def _mark_skipping(self, when: Filter | Callable[..., Any] | None) -> None:
+    def _mark_skipping(self, when: When | None) -> None:
         skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
         self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
         hearing = handles("backward_finished", priority=Priority.DECIDE)
@@ -156,7 +155,7 @@ class NonFiniteGuard:
         counting = handles("batch_finished", priority=Priority.DECIDE)
         self.hear_step = counting(self.hear_step)  # type: ignore[method-assign]  # likewise
 
-    def _mark_looking(self, on: tuple[str, ...], when: Filter | Callable[..., Any] | None) -> None:
+    def _mark_looking(self, on: tuple[str, ...], when: When | None) -> None:
         if "gradients" in self.watch:
             first = handles("backward_finished", when=when, priority=_FIRST)
             self.look_at_gradients = first(self.look_at_gradients)  # type: ignore[method-assign]  # likewise
@@ -325,5 +324,4 @@ def _check(action: str, watch: tuple[str, ...], max_skips: int) -> None:
         )
     if action == "skip" and not set(watch) & {"loss", "gradients"}:
         raise ValueError(f"NonFiniteGuard skips for the loss or gradients; got watch={watch!r}")
-    if not 1 <= max_skips < math.inf:
-        raise ValueError(f"NonFiniteGuard: max_skips is at least 1, got {max_skips!r}")
+    count_given("NonFiniteGuard", "max_skips", max_skips, least=1)

@@ -6,10 +6,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from eventbus import Event, Filter, Priority, handles, on_rank
+from eventbus import Event, Priority, handles, on_rank
 from eventbus.handlers._apprise import DeliveryError, Service
+from eventbus.handlers._arguments import When, count_given, number_given
 from eventbus.handlers._messages import check_template, compose
-from eventbus.handlers._run_log import On, schedule
+from eventbus.handlers._run_log import OnEach, schedule
 
 __all__ = ["DeliveryError", "Notify"]
 
@@ -86,9 +87,9 @@ class Notify:
     def __init__(
         self,
         urls: str | Iterable[str],
-        on: On = ("run_finished", "run_failed"),
+        on: OnEach = ("run_finished", "run_failed"),
         *,
-        when: Filter | None = None,
+        when: When | None = None,
         title: str | None = None,
         body: str | None = None,
         limit: int = 5,
@@ -100,9 +101,7 @@ class Notify:
         for template in (title, body):
             if template is not None:
                 check_template(template, list(due))
-        if limit < 1 or not per_s > 0 or not timeout_s > 0:
-            given = f"limit {limit!r}, per_s {per_s!r}, timeout_s {timeout_s!r}"
-            raise ValueError(f"limit is at least 1, per_s and timeout_s are positive; got {given}")
+        _check(limit, per_s, timeout_s)
         self._services = _services(urls)
         self._title, self._body = title, body
         self._limit, self._per_s = limit, per_s
@@ -148,8 +147,19 @@ class Notify:
         return f"<Notify to {', '.join(service.label for service in self._services)}>"
 
 
+def _check(limit: int, per_s: float, timeout_s: float) -> None:
+    count_given("Notify", "limit", limit, least=1)
+    for name, seconds in (("per_s", per_s), ("timeout_s", timeout_s)):
+        number_given("Notify", name, seconds)
+        if not seconds > 0:
+            raise ValueError(f"Notify: {name} is a positive number of seconds, got {seconds!r}")
+
+
 def _services(urls: str | Iterable[str]) -> list[Service]:
-    given = [urls] if isinstance(urls, str) else list(urls)
+    given = [urls] if isinstance(urls, str) or not isinstance(urls, Iterable) else list(urls)
+    for each in given:
+        if not isinstance(each, str):  # not shown: it may hold a secret
+            raise TypeError(f"Notify takes a URL, a string, or several; got {type(each).__name__}")
     if not given:
-        raise ValueError("urls= names at least one service; got none")
+        raise ValueError("Notify: urls= names at least one service; got none")
     return [Service(url, number) for number, url in enumerate(given, start=1)]

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eventbus import Filter, Priority, at_most_every, handles, on_rank
-from eventbus.handlers._appending import replace
-from eventbus.handlers._arguments import path_given
+from eventbus import Event, Priority, at_most_every, handles, on_rank
+from eventbus.handlers._appending import keep_aside, replace
+from eventbus.handlers._arguments import When
 from eventbus.handlers._curves import Curves
+from eventbus.handlers._paths import RunNames, check_folder, file_given, path_of_run
 from eventbus.handlers._requires import require
-from eventbus.handlers._run_file import path_of_run
 
 __all__ = ["Plot"]
 
@@ -24,6 +24,8 @@ class Plot:
     """Draws the metrics of each epoch into one picture file.
 
     The file is replaced at once: whoever opens it sees a whole picture. No display and no pyplot.
+    The picture of another run that is there already is kept as `name.1.png`, `name.2.png` and so
+    on, the latest with the highest number; a run that resumes replaces it.
 
     ==================  =====================================================================
     signals consumed    `epoch_finished`, `run_started`, `run_closed`
@@ -38,7 +40,8 @@ class Plot:
     Parameters
     ----------
     path
-        Where, ending in `.png`, `.svg` or `.pdf`. `{run_id}` in it is replaced by the run's.
+        Where, ending in `.png`, `.svg` or `.pdf`. `{run}` and `{run_id}` in it become the run's
+        name and id.
     when
         A filter on `epoch_finished` that says when to draw: `every(5)` epochs.
 
@@ -63,14 +66,16 @@ class Plot:
     b'PNG'
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, when: Filter | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, when: When | None = None) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="Plot")
-        self._template = path_given("Plot", path)
+        self._template = file_given("Plot", path, such_as="curves.png")
         if Path(self._template).suffix.lower() not in _SUFFIXES:
             kinds = ", ".join(_SUFFIXES)
             raise ValueError(f"a picture's path ends in {kinds}; got {os.fspath(path)!r}")
         self._curves = Curves()
         self._is_drawn = True
+        self._resumes = False
+        self._own: set[Path] = set()  # what this run has drawn
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)
         mark = handles("epoch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.draw = mark(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
@@ -78,7 +83,9 @@ class Plot:
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
     def start(self, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
-        if resumed_from is None:
+        self._resumes = resumed_from is not None
+        self._own.clear()
+        if not self._resumes:
             self._curves.clear()
 
     @handles("epoch_finished", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
@@ -88,19 +95,26 @@ class Plot:
             self._curves.record(epoch, step, metrics)
             self._is_drawn = False
 
-    def draw(self, run_id: str | None = None) -> None:
+    def draw(self, event: Event) -> None:
         """Write the picture."""
-        path = path_of_run(self._template, run_id)
+        path = path_of_run("Plot", self._template, RunNames.of(event))
         picture = io.BytesIO()
         self._curves.draw(wanted_by="Plot").savefig(picture, format=path.suffix[1:].lower())
+        self._make_room(path)
         replace(path, picture.getvalue())
         self._is_drawn = True
 
+    def _make_room(self, path: Path) -> None:
+        check_folder("Plot", path.parent)
+        if path not in self._own and not self._resumes:
+            keep_aside(path)
+        self._own.add(path)
+
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
-    def close(self, run_id: str | None = None) -> None:
+    def close(self, event: Event) -> None:
         """Write the picture once more, where an epoch is not in it yet."""
         if not self._is_drawn:
-            self.draw(run_id)
+            self.draw(event)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all rows as plain Python."""

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -240,7 +240,7 @@ def ignore_in_worker(worker_id: int = 0, signals: Sequence[str] = (*_SIGNALS, "S
 
 
 def _checked(signals: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(signals, str):
+    if isinstance(signals, str) or not isinstance(signals, Iterable):
         raise TypeError(f"Preemption: signals is a sequence of names; got {signals!r}")
     known = set(signal.Signals.__members__)
     names = tuple(signals)

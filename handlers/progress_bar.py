@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Priority, handles, on_rank
+from eventbus.handlers._arguments import number_given
 from eventbus.handlers._live_line import LiveLine
 from eventbus.handlers._rates import Progress, size_of, spell
 from eventbus.handlers._requires import require
@@ -80,8 +81,11 @@ class ProgressBar:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         require("rich.live", extra="progress", wanted_by="ProgressBar")
+        number_given("ProgressBar", "refreshes_per_s", refreshes_per_s)
         if not refreshes_per_s > 0:
-            raise ValueError(f"refreshes_per_s is a positive number, got {refreshes_per_s!r}")
+            raise ValueError(
+                f"ProgressBar: refreshes_per_s is a positive number, got {refreshes_per_s!r}"
+            )
         self._line = LiveLine(console)
         self._monotonic = monotonic
         self._interval_s = 1.0 / refreshes_per_s

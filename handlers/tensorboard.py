@@ -11,8 +11,10 @@ from typing import Any
 
 from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers import _summaries
+from eventbus.handlers._arguments import When
 from eventbus.handlers._configs import flat_settings_of
 from eventbus.handlers._event_files import EventFiles
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._requires import require
 from eventbus.handlers._tracker import Tracker
 
@@ -23,8 +25,9 @@ class TensorBoard(Tracker):
     """Writes event files that `tensorboard --logdir runs` shows, while the run goes on and after.
 
     Curves are over optimizer steps: `step/loss`, `epoch/loss`, `validation/val_loss`,
-    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure. What comes from
-    another sender than the run's own has its label in front: `generator/step/loss`. The run's
+    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: within a step
+    (the gradient norm of `GradientClipping`) where that step is due, elsewhere always. What comes
+    from another sender than the run's own has its label in front: `generator/step/loss`. The run's
     config appears in the HParams tab, with every curve as a metric. Texts are Markdown.
 
     A resumed run goes on in the folder of its checkpoint, and its curves as if it had never been
@@ -41,8 +44,9 @@ class TensorBoard(Tracker):
                         `text_written`, `run_opened`, `run_started`, `run_closed`; for histograms
                         `backward_finished`
     values produced     files
-    cost                a step that is due, an epoch, a validation: reading its metrics, one
-                        transfer from the device, and one write, 0.1 ms. Histograms, where due:
+    cost                a step that is due, an epoch, a validation, what is measured outside of
+                        steps: reading its metrics, one transfer from the device, and one write,
+                        0.1 ms. A learning rate that changes: one write. Histograms, where due:
                         copying all weights and gradients to the host. Other steps: nothing
     state               the folder, the last step, and what was filed under it
     needs               tensorboard: `pip install 'training-eventbus[tensorboard]'`
@@ -52,9 +56,10 @@ class TensorBoard(Tracker):
     Parameters
     ----------
     log_dir
-        The folder. `{run_id}` in it is replaced by the run's.
+        The folder. `{run}` and `{run_id}` in it become the run's name and id.
     when
-        A filter on `batch_finished`: which steps' metrics are filed; every 50th, unless given.
+        A filter on `batch_finished`: which steps' metrics are filed, and what is measured in them;
+        every 50th, unless given.
     histograms
         A filter on steps: when to file histograms of the weights, after the step, and of the
         gradients, on `backward_finished`, where the loop emits it. Values that are not finite are
@@ -85,8 +90,8 @@ class TensorBoard(Tracker):
         self,
         log_dir: str | os.PathLike[str] = "runs/{run_id}",
         *,
-        when: Filter | None = None,
-        histograms: Filter | None = None,
+        when: When | None = None,
+        histograms: When | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         needs = partial(require, extra="tensorboard", wanted_by="TensorBoard")
@@ -135,34 +140,34 @@ class TensorBoard(Tracker):
     def _renew(self) -> None:
         self._files.renew()
 
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         settings = flat_settings_of(config)
         self._is_session = bool(settings)
         if settings:
             start = _summaries.session_start(settings, self._clock())
-            self._files.write(run_id, [start], self._step)
+            self._files.write(names, [start], self._step)
 
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         if self._is_session:
             self._is_session = False
             end = _summaries.session_end(outcome, self._clock())
-            self._files.write(run_id, [end], self._step)
+            self._files.write(names, [end], self._step)
 
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         values = [_summaries.scalar(tag, number) for tag, number in scalars.items()]
-        self._files.write(run_id, values, step)
+        self._files.write(names, values, step)
 
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
-        self._files.write(run_id, [_summaries.picture(tag, png)], step)
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
+        self._files.write(names, [_summaries.picture(tag, png)], step)
 
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
-        self._files.write(run_id, [_summaries.text(tag, text)], step)
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
+        self._files.write(names, [_summaries.text(tag, text)], step)
 
-    def _write_histograms(self, run_id: str | None, tensors: Mapping[str, Any], step: int) -> None:
+    def _write_histograms(self, names: RunNames, tensors: Mapping[str, Any], step: int) -> None:
         for tag, tensor in tensors.items():  # a record for each: one of all could be huge
             value = _summaries.histogram(tag, tensor)
             if value is not None:
-                self._files.write(run_id, [value], step)
+                self._files.write(names, [value], step)
 
 
 def _parameters(models: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from eventbus import Filter, Priority, handles, on_rank
+from eventbus import Priority, handles, on_rank
 from eventbus.failures import describe_error
+from eventbus.handlers._arguments import When, number_given
 from eventbus.handlers._configs import settings_of
+from eventbus.handlers._paths import RunNames
 from eventbus.handlers._requires import require
 from eventbus.handlers._rows import plain
 from eventbus.handlers._tracker import Tracker
@@ -28,10 +30,11 @@ class WandB(Tracker):
     """Files the run with the wandb client: config, curves, pictures, texts, and how it ended.
 
     Curves are over optimizer steps: `step/loss`, `epoch/loss`, `validation/val_loss`,
-    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure. What comes from
-    another sender than the run's own has its label in front: `generator/step/loss`. The summary
-    holds the last value of each metric under its own name, `outcome`, `reason`, and `exception` of
-    a run that failed, which W&B then shows as failed.
+    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: within a step
+    (the gradient norm of `GradientClipping`) where that step is due, elsewhere always. What comes
+    from another sender than the run's own has its label in front: `generator/step/loss`. The
+    summary holds the last value of each metric under its own name, `outcome`, `reason`, and
+    `exception` of a run that failed, which W&B then shows as failed.
 
     The client works in the background, on a thread of the handler's own; the loop never waits for
     it, but at the end of the run, and there no longer than `timeout_s`. Its errors are raised at
@@ -47,9 +50,9 @@ class WandB(Tracker):
                         `text_written`, `run_opened`, `run_started`, `run_finished`,
                         `run_failed`, `run_closed`
     values produced     a run of W&B; `run`, the client's
-    cost                a step that is due, an epoch, a validation: reading its metrics, one
-                        transfer from the device. At the end of the run: up to `timeout_s`. Other
-                        steps: nothing
+    cost                a step that is due, an epoch, a validation, what is measured outside of
+                        steps: reading its metrics, one transfer from the device. At the end of the
+                        run: up to `timeout_s`. Other steps: nothing
     state               the id of W&B's run, and the last step
     needs               wandb: `pip install 'training-eventbus[wandb]'`
     band, errors        REPORT; isolated; rank 0 files
@@ -60,7 +63,8 @@ class WandB(Tracker):
     project
         W&B's project; the client's default, unless given.
     when
-        A filter on `batch_finished`: which steps' metrics are filed; every 50th, unless given.
+        A filter on `batch_finished`: which steps' metrics are filed, and what is measured in them;
+        every 50th, unless given.
     timeout_s
         How long the end of a run may wait for the client, in seconds.
     init
@@ -84,13 +88,14 @@ class WandB(Tracker):
         self,
         project: str | None = None,
         *,
-        when: Filter | None = None,
+        when: When | None = None,
         timeout_s: float = 60.0,
         **init: Any,
     ) -> None:
         _library()
+        number_given("WandB", "timeout_s", timeout_s)
         if not timeout_s > 0:
-            raise ValueError(f"timeout_s is a positive number of seconds, got {timeout_s!r}")
+            raise ValueError(f"WandB: timeout_s is a positive number of seconds, got {timeout_s!r}")
         super().__init__(when)
         self._timeout_s = timeout_s
         self._init = {"project": project, "reinit": "create_new", **init}
@@ -134,23 +139,23 @@ class WandB(Tracker):
         self._leave()
         self._id, self._resumes = None, False
 
-    def _begin(self, run_id: str | None, config: Any) -> None:
+    def _begin(self, names: RunNames, config: Any) -> None:
         self._open(config)
 
-    def _end(self, run_id: str | None, outcome: str) -> None:
+    def _end(self, names: RunNames, outcome: str) -> None:
         session, self._session = self._session, None
         if session is not None:
             self._resumes = True  # what comes after it belongs to it
             session.summarize({"outcome": outcome})
             session.finish(exit_code=1 if outcome == "failed" else 0, timeout_s=self._timeout_s)
 
-    def _write_scalars(self, run_id: str | None, scalars: Mapping[str, float], step: int) -> None:
+    def _write_scalars(self, names: RunNames, scalars: Mapping[str, float], step: int) -> None:
         self._open().log(scalars, step)
 
-    def _write_picture(self, run_id: str | None, tag: str, png: bytes, step: int) -> None:
+    def _write_picture(self, names: RunNames, tag: str, png: bytes, step: int) -> None:
         self._open().log_picture(tag, png, step)
 
-    def _write_text(self, run_id: str | None, tag: str, text: str, step: int) -> None:
+    def _write_text(self, names: RunNames, tag: str, text: str, step: int) -> None:
         self._open().log_text(tag, text, step)
 
     # -- the client's run

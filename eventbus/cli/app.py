@@ -17,6 +17,7 @@ from eventbus.cli.checkpoints import checkpoints as run_checkpoints
 from eventbus.cli.demo import Options
 from eventbus.cli.demo import demo as run_demo
 from eventbus.cli.errors import CommandError
+from eventbus.cli.handlers_page import all_about
 from eventbus.cli.pages import write_pages
 from eventbus.cli.signals_table import signals_table
 
@@ -74,9 +75,14 @@ def signals() -> None:
 
 
 @app.command()
-def handlers() -> None:
+def handlers(
+    name: Annotated[str | None, typer.Argument(help="One of them: all there is to say.")] = None,
+) -> None:
     """List the shipped handlers: name, signals, band, and what each is for."""
-    _console().print(handlers_table())
+    if name is None:
+        _console().print(handlers_table())
+    else:
+        print(all_about(name))
 
 
 @app.command()

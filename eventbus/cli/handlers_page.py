@@ -8,7 +8,9 @@ from collections.abc import Callable
 from eventbus import Priority
 from eventbus import handlers as package
 from eventbus.cli.catalogue import HandlerFacts, facts_in_words, shipped_handlers
+from eventbus.cli.errors import CommandError
 from eventbus.cli.markdown import cell, table
+from eventbus.errors import did_you_mean
 
 HEAD = """\
 # Handlers
@@ -47,7 +49,10 @@ def handlers_page() -> str:
     bands = ", ".join(f"{band.name} {int(band)}" for band in sorted(Priority, reverse=True))
     made = "\n".join(how_made(getattr(package, facts.name)) for facts in shipped)
     parts = [HEAD.format(bands=bands), "## What each does\n", _overview(shipped)]
-    parts += ["## How each is made\n", "Their docstrings say what the arguments are.\n"]
+    parts += [
+        "## How each is made\n",
+        "`eventbus handlers NAME` prints a docstring, which says what the arguments are.\n",
+    ]
     return "\n".join([*parts, f"```text\n{made}\n```\n"])
 
 
@@ -64,6 +69,27 @@ def how_made(handler: Callable[..., object]) -> str:
     plain = [_untyped(parameter) for parameter in signature.parameters.values()]
     bare = signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)
     return f"{handler.__name__}{bare}"
+
+
+def all_about(name: str) -> str:
+    """Return how a shipped handler is made, and its docstring.
+
+    Raises
+    ------
+    CommandError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> from eventbus.cli.handlers_page import all_about
+    >>> all_about("Plot").splitlines()[0]
+    'Plot(path, *, when=None)'
+    """
+    if name not in package.__all__:
+        hint = did_you_mean(name, package.__all__) or "; `eventbus handlers` lists them"
+        raise CommandError(f"there is no handler {name!r}{hint}")
+    handler = getattr(package, name)
+    return f"{how_made(handler)}\n\n{inspect.getdoc(handler)}"
 
 
 class _Named:

@@ -58,6 +58,31 @@ def test_every_shipped_handler_is_listed(
     assert {"EarlyStopping", "Checkpoint"} <= first_words
 
 
+@pytest.mark.parametrize("facts", SHIPPED, ids=lambda facts: facts.name)
+def test_all_about_one_handler_is_how_it_is_made_and_its_docstring(
+    capsys: pytest.CaptureFixture[str], facts: HandlerFacts
+) -> None:
+    assert main(["handlers", facts.name]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{facts.name}(")
+    assert all(part in shown for part in (facts.line, "signals consumed", "Examples\n--------"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("EarlyStoping", "; did you mean 'EarlyStopping'?"),
+        ("xyz", "; `eventbus handlers` lists them"),
+        ("__init__", "; `eventbus handlers` lists them"),
+    ],
+)
+def test_a_handler_that_is_not_there_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], name: str, hint: str
+) -> None:
+    assert main(["handlers", name]) == 2
+    assert capsys.readouterr().err == f"eventbus: there is no handler {name!r}{hint}\n"
+
+
 def test_a_class_that_hears_nothing_is_not_taken_for_a_handler() -> None:
     assert {facts.name for facts in SHIPPED} <= set(handlers.__all__)
 

@@ -173,7 +173,7 @@ def test_metric_that_never_came_is_warned_of_once(
     train(tmp_path, metrics=lambda epoch: {"loss": 1.0})
     (record,) = caplog.records
     assert "never saw its metric 'val_loss'" in record.getMessage()
-    assert "keys seen: 'loss'" in record.getMessage()
+    assert "keys seen on epoch_finished: 'loss'" in record.getMessage()
 
 
 def test_run_that_saved_nothing_is_not_warned_of(
@@ -244,9 +244,12 @@ def test_failing_save_lets_the_run_go_on_only_where_that_was_asked(tmp_path: Pat
 
 
 def test_failing_save_is_not_isolated(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path / "run"))
     (tmp_path / "run").write_text("a file is in the way")
-    with pytest.raises(CheckpointError, match="Not a directory"):
-        train(tmp_path / "run")
+    told = f"Checkpoint needs the folder {tmp_path / 'run'}, but {tmp_path / 'run'} is a file"
+    with pytest.raises(CheckpointError, match=told):
+        Training(bus).run(1)
 
 
 # -- directories and ranks

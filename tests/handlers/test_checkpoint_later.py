@@ -222,6 +222,25 @@ def test_a_failed_validation_that_was_caught_puts_no_later_save_off(
     assert found == [f"batch_finished {step}" for step in (1, 2, 3, 4)]
 
 
+def test_one_that_is_detached_leaves_nothing_of_a_save_put_off_behind(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    handle = bus.attach(Checkpoint(tmp_path, on="saved_here", best=None))
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    before = None
+    with Run(bus, model=model, optimizer=optimizer) as run:
+        for step in run.steps(3):
+            before = before or set(bus.subscriptions) - set(handle.subscriptions)
+            optimizer.step()
+            if step == 2:
+                run.emit("saved_here")  # the optimizer has stepped: it is put off
+                handle.detach()
+                assert set(bus.subscriptions) == before
+            run.report(loss=1.0)
+    assert Checkpoint.saved(tmp_path) == []
+
+
 @pytest.mark.parametrize("at_end", [True, False])
 def test_the_last_one_put_off_is_made_up_for_at_the_end(
     at_end: bool, bus: EventBus, tmp_path: Path

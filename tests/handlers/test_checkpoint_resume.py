@@ -17,6 +17,7 @@ from eventbus.handlers import Checkpoint, EarlyStopping
 from eventbus.handlers._checkpoint_manifest import encode
 from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError, SavedCheckpoint
+from eventbus.loops import Run
 
 from .hand_loop import Training, epochs_in, sequence_of, train
 from .saving import leave_unfinished, unfinished
@@ -278,3 +279,55 @@ def test_other_ranks_resume_like_the_first(tmp_path: Path, monkeypatch: pytest.M
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path, resume="auto"))
     assert Training(bus).run(6).epoch == 6
+
+
+# -- a run that was opened before the handler could be asked
+
+
+def train_with_one_too_late(bus: EventBus, checkpoint: Checkpoint) -> None:
+    with Run(bus, run_id="same") as run:
+        bus.attach(checkpoint)
+        for _ in run.epochs(1):
+            pass
+
+
+@pytest.mark.parametrize("resume", ["auto", "path"])
+def test_one_that_comes_too_late_to_resume_saves_nothing_over_what_there_is(
+    tmp_path: Path, resume: str
+) -> None:
+    train(tmp_path, epochs=2)
+    before, bus = sorted(tmp_path.iterdir()), EventBus()
+    late = Checkpoint(tmp_path, resume="auto" if resume == "auto" else tmp_path)
+    with pytest.raises(CheckpointError, match="attach it before the Run is opened") as caught:
+        train_with_one_too_late(bus, late)
+    assert "was attached to a run that was open already" in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_one_that_comes_late_and_is_not_to_resume_saves(tmp_path: Path) -> None:
+    train_with_one_too_late(EventBus(), Checkpoint(tmp_path))
+    assert epochs_in(tmp_path) == [1]
+
+
+def test_one_that_heard_the_first_run_open_is_late_where_it_missed_the_second(
+    tmp_path: Path,
+) -> None:
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto")
+    with bus.attach(checkpoint), Run(bus, run_id="same") as run:
+        for _ in run.epochs(1):
+            pass
+    with pytest.raises(CheckpointError, match="open already"):
+        train_with_one_too_late(bus, checkpoint)
+
+
+def test_loop_that_opens_no_run_is_saved_and_told_once_that_nothing_resumes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    loop = bus.bind(sender="train")
+    for epoch in (1, 2, 3):
+        loop.emit("epoch_finished", epoch=epoch, step=epoch, metrics={"val_loss": 0.5})
+    assert epochs_in(tmp_path) == [1, 2, 3]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["Checkpoint(resume='auto') resumes nothing: the loop emits no run_opened"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eventbus import EventBus, every
+from eventbus import Emitter, EventBus, every
 from eventbus.handlers import ConsoleLog
 
 from .reporting import Clock, CountedMetrics, finish_epochs, resume, run_child, start
@@ -237,6 +237,53 @@ def test_what_befalls_a_run_is_told(bus: EventBus, screen: Screen, clock: Clock)
         "run finished after 1:01: enough",
         "run failed after 1:01: ValueError: two lines",
     ]
+
+
+def skip(loop: Emitter, *reasons: str | None) -> None:
+    for reason in reasons:
+        loop.emit("batch_skipped", epoch=1, step=4, reason=reason)
+
+
+def test_batches_that_were_skipped_are_told_when_their_epoch_ends(
+    bus: EventBus, screen: Screen
+) -> None:
+    loop = start(bus)
+    skip(loop, "loss is nan", "loss is inf", None)
+    loop.emit("epoch_finished", epoch=1, step=10)
+    skip(loop, "a spike")
+    loop.emit("epoch_interrupted", epoch=2, step=20)
+    loop.emit("epoch_finished", epoch=3, step=30)
+    assert screen.lines[1:] == [
+        "epoch 1  step     10  done",
+        "epoch 1  step     10  3 batches skipped, the first: loss is nan",
+        "epoch 2  step     20  interrupted",
+        "epoch 2  step     20  1 batch skipped: a spike",
+        "epoch 3  step     30  done",
+    ]
+
+
+def test_batches_that_a_loop_without_epochs_skipped_are_told_at_its_end(
+    bus: EventBus, screen: Screen
+) -> None:
+    loop = start(bus)
+    skip(loop, None, None)
+    loop.emit("run_finished", reason="completed", epoch=0, step=10)
+    skip(loop, None)
+    start(bus).emit("run_failed", exception=ValueError(), epoch=0, step=10)
+    assert screen.lines[1] == "step     10  2 batches skipped"
+    assert not any("1 batch" in line for line in screen.lines)  # those of the run before
+
+
+class MuteError(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_a_failure_that_cannot_say_what_it_is_is_told(bus: EventBus, screen: Screen) -> None:
+    start(bus).emit("run_failed", exception=MuteError())
+    assert screen.lines[-1] == "run failed after 0:00: MuteError: <its __str__ raises>"
 
 
 def test_standard_output_is_looked_up_at_each_line(

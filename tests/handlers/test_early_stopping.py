@@ -13,6 +13,7 @@ import torch
 from eventbus import Answers, EventBus, EventBusError, Priority, RestoredState, Stop, every
 from eventbus.handlers import EarlyStopping
 from eventbus.handlers._monitor import Monitor
+from eventbus.loops import Run
 
 NAN, INF = math.nan, math.inf
 
@@ -280,7 +281,41 @@ def test_metric_that_never_came_is_warned_of_once(caplog: pytest.LogCaptureFixtu
     loop.finish()
     (record,) = caplog.records
     assert "never saw its metric 'val_los'" in record.getMessage()
-    assert "keys seen: 'val_accuracy', 'val_loss'" in record.getMessage()
+    keys = "'val_accuracy', 'val_loss'"
+    assert record.getMessage().endswith(f"keys seen on validation_done: {keys}")
+
+
+@pytest.mark.parametrize(
+    ("metric", "on", "told"),
+    [
+        ("loss", "validation_done", "; epoch_finished has 'loss': write on='epoch_finished'"),
+        ("los", "validation_done", "keys seen on validation_done: 'val_loss'"),
+        ("los", ("epoch_finished",), "keys seen on epoch_finished: 'loss', 'val_loss'"),
+    ],
+)
+def test_metric_that_came_elsewhere_is_told_with_what_to_write(
+    caplog: pytest.LogCaptureFixture, metric: str, on: Any, told: str
+) -> None:
+    bus = EventBus()
+    bus.attach(EarlyStopping(metric, on=on))
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            for _ in run.batches([1]):
+                run.report(loss=1.0)
+            for _ in run.validate([1]):
+                run.report(loss=1.0)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(told)
+
+
+def test_reason_names_no_epoch_where_there_is_none() -> None:
+    bus = EventBus()
+    bus.attach(EarlyStopping("loss", on="batch_finished", patience=1))
+    with Run(bus) as run:
+        for step in run.steps(5):
+            run.report(loss=float(step))
+    assert run.stop is not None
+    assert "has not improved on 1 (step 1) for 1" in run.stop.reason
 
 
 def test_metric_that_came_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:

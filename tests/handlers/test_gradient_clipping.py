@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, EventBusError, every
+from eventbus import EventBus, every
 from eventbus.handlers import GradientClipping
 from eventbus.loops import Run
 from eventbus.testing import capture
@@ -123,8 +123,42 @@ def test_model_that_is_not_there_is_named() -> None:
 
 
 def test_run_without_a_model_is_an_error() -> None:
-    with pytest.raises(EventBusError, match="models"):
+    with pytest.raises(ValueError, match=r"^GradientClipping: the run has no model\b"):
         clip(GradientClipping(1.0))
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_gradients_that_are_never_there_when_they_are_told_of_are_warned_of(
+    caplog: pytest.LogCaptureFixture, is_early: bool
+) -> None:
+    bus, model = EventBus(), torch.nn.Linear(1, 1)
+    bus.attach(GradientClipping(1.0))
+    with Run(bus, model=model) as run:
+        for _ in run.batches([1, 2]):
+            loss = model(torch.ones(1, 1)).sum()
+            if is_early:
+                run.emit("backward_finished", loss=loss)
+            loss.backward()
+            if not is_early:
+                run.emit("backward_finished", loss=loss)
+            model.zero_grad()
+            run.report(loss=loss)
+    told = [record.getMessage() for record in caplog.records]
+    expected = (
+        "GradientClipping could clip nothing: no parameter had a gradient when backward_finished "
+        "was emitted; emit it between loss.backward() and the step"
+    )
+    assert told == ([expected] if is_early else [])
+
+
+def test_filter_that_was_never_due_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    bus = EventBus()
+    bus.attach(GradientClipping(1.0, when=every(1000)))
+    with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+        for _ in run.batches([1, 2]):
+            run.emit("backward_finished")
+            run.report(loss=1.0)
+    assert caplog.records == []
 
 
 def test_model_without_gradients_is_left_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -34,7 +35,20 @@ def test_each_metric_is_a_list_over_the_epochs(bus: EventBus, history: History) 
     assert history["loss"] == [1.0, 0.5, 1 / 3]
     assert history.epochs == [1, 2, 3]
     assert history.steps == [10, 20, 30]
-    assert list(history) == history.keys() == ["loss"]
+    assert list(history) == ["loss"]
+
+
+def test_it_is_a_mapping_and_an_object_of_its_own(bus: EventBus, history: History) -> None:
+    assert isinstance(history, Mapping)
+    assert len(history) == 0
+    finish_epochs(start(bus), 1, 2, val_loss=0.25)
+    assert dict(history) == {"loss": [1.0, 0.5], "val_loss": [0.25, 0.25]}
+    assert list(history.items()) == list(zip(history.keys(), history.values(), strict=True))
+    assert history.get("accuracy") is None
+    assert "loss" in history
+    other = History()
+    other.load_state_dict(history.state_dict())
+    assert len({history, other}) == 2  # equal rows do not make them one handler
 
 
 def test_an_absent_metric_is_nan_so_that_rows_stay_together(

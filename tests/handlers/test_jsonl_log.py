@@ -85,6 +85,41 @@ def test_a_run_is_told_from_its_start_to_its_end(bus: EventBus, path: Path) -> N
     assert lines[3]["exception"] == "ValueError: bad"
 
 
+def test_a_batch_that_was_skipped_is_told(bus: EventBus, path: Path) -> None:
+    bus.attach(JSONLLog(path))
+    start(bus).emit("batch_skipped", epoch=1, step=4, reason="loss is nan")
+    told = lines_of(path)[-1]
+    assert (told["signal"], told["step"], told["reason"]) == ("batch_skipped", 4, "loss is nan")
+
+
+def test_the_start_of_a_run_tells_its_config(bus: EventBus, path: Path) -> None:
+    bus.attach(JSONLLog(path))
+    config = {"lr": 0.1, "model": {"width": 64}, "limit": math.inf, "loss": torch.nn.MSELoss()}
+    with Run(bus, config=config):
+        pass
+    first, last = lines_of(path)
+    assert first["config"] == {
+        "lr": 0.1,
+        "model": {"width": 64},
+        "limit": "Infinity",
+        "loss": "MSELoss()",
+    }
+    assert "config" not in last
+
+
+class MuteError(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_a_failure_that_cannot_say_what_it_is_is_told(bus: EventBus, path: Path) -> None:
+    bus.attach(JSONLLog(path))
+    start(bus).emit("run_failed", exception=MuteError())
+    assert lines_of(path)[-1]["exception"] == "MuteError: <its __str__ raises>"
+
+
 def test_nan_and_infinities_are_strings_in_the_file_and_numbers_again_when_read(
     bus: EventBus, path: Path
 ) -> None:

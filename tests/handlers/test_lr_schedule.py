@@ -209,7 +209,7 @@ def test_metric_that_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -
     finished(loop)
     (record,) = caplog.records
     assert "never saw its metric 'val_los'" in record.getMessage()
-    assert record.getMessage().endswith("keys seen: 'val_loss'")
+    assert record.getMessage().endswith("keys seen on epoch_finished: 'val_loss'")
 
 
 def test_metric_whose_signal_never_came_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,7 +217,7 @@ def test_metric_whose_signal_never_came_is_warned_of(caplog: pytest.LogCaptureFi
     loop.epochs(1)
     finished(loop)
     (record,) = caplog.records
-    assert record.getMessage().endswith("keys seen: none")
+    assert record.getMessage().endswith("keys seen on validation_done: none")
 
 
 @pytest.mark.parametrize("has_seen", [True, False])
@@ -642,7 +642,7 @@ def test_metric_is_only_read_when_due() -> None:
     [
         ({"per": "batch"}, ValueError, "per is 'step' or 'epoch', got 'batch'"),
         ({"warmup_steps": -1}, ValueError, "warmup_steps is at least 0, got -1"),
-        ({"warmup_steps": 0.5}, ValueError, "warmup_steps is at least 0, got 0.5"),
+        ({"warmup_steps": 0.5}, TypeError, "warmup_steps is a whole number; got 0.5"),
         ({"metric": ""}, TypeError, "LRSchedule watches a metric by its key"),
     ],
 )

@@ -8,6 +8,7 @@ the last one of its validation; on a CUDA device it is torch itself that fails.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +17,19 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, Priority, Stop, at, at_most_every, every, from_, on_rank, until
+from eventbus import (
+    EventBus,
+    Priority,
+    Stop,
+    at,
+    at_most_every,
+    every,
+    from_,
+    handles,
+    on_rank,
+    until,
+)
+from eventbus.handlers import GradientClipping
 from eventbus.loops import Run
 from eventbus.testing import FakeClock
 
@@ -184,6 +197,28 @@ def test_handler_reads_nothing_between_its_due_steps(
     cls: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = with_handler_between_due_steps(cls, tmp_path, monkeypatch)
+    window = train(bus, watched, watching_tensors)
+    assert (window.steps, window.validated) == (BATCHES, VALIDATION_BATCHES)
+
+
+class StepNorm:
+    """Measures within each step, unread."""
+
+    @handles("batch_finished", priority=Priority.MEASURE)
+    def measure(self, bus: EventBus, loss: Any) -> None:
+        bus.emit("metrics_measured", metrics={"step_norm": loss.detach() * 2})
+
+
+TRACKERS = [cls for cls in HANDLERS if cls.__name__ in ("TensorBoard", "WandB")]
+
+
+@pytest.mark.parametrize("cls", TRACKERS, ids=lambda cls: cls.__name__)
+def test_tracker_reads_nothing_that_is_measured_between_its_due_steps(
+    cls: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = with_handler_between_due_steps(cls, tmp_path, monkeypatch)
+    bus.attach(GradientClipping(math.inf))
+    bus.attach(StepNorm())
     window = train(bus, watched, watching_tensors)
     assert (window.steps, window.validated) == (BATCHES, VALIDATION_BATCHES)
 

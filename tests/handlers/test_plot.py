@@ -116,6 +116,24 @@ def test_a_new_run_starts_new_curves(bus: EventBus, tmp_path: Path) -> None:
     assert "early" not in texts_of(path)
 
 
+def test_a_new_run_keeps_the_picture_of_the_run_before(bus: EventBus, tmp_path: Path) -> None:
+    bus.attach(Plot(tmp_path / "curves.svg", when=every(1)))
+    finish_epochs(start(bus), 1, 2, early=1.0)
+    finish_epochs(start(bus), 1, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.1.svg", "curves.svg"]
+    assert "early" in texts_of(tmp_path / "curves.1.svg")
+
+
+def test_a_run_that_resumes_replaces_its_picture(bus: EventBus, tmp_path: Path) -> None:
+    path = tmp_path / "curves.svg"
+    bus.attach(Plot(path, when=every(1)))
+    finish_epochs(start(bus), 1, 2)
+    again = EventBus(strict=True)
+    again.attach(Plot(path, when=every(1)))
+    finish_epochs(resume(again, dict(bus.emit("state_requested").state)), 3, 3)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_any_name_and_any_value_can_be_drawn(bus: EventBus, tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     bus.attach(Plot(path, when=every(1)))

@@ -94,14 +94,57 @@ def test_numbers_of_each_signal_are_a_curve_over_steps(bus: EventBus, folder: Pa
 def test_what_is_measured_inside_an_emission_is_filed_under_its_step(
     bus: EventBus, folder: Path
 ) -> None:
-    bus.attach(TensorBoard(folder))
+    bus.attach(TensorBoard(folder, when=every(1)))
+    measure_on(bus, "batch_finished", Priority.MEASURE)
+    finish_steps(start(bus), 1, 3)
+    assert curve(folder, "measured/double") == [(1, 2.0), (2, 4.0), (3, 6.0)]
 
-    @bus.on("batch_finished", priority=Priority.MEASURE)
+
+def measure_on(bus: EventBus, signal: str, priority: int) -> None:
+    @bus.on(signal, priority=priority)
     def measure(step: int, bus: EventBus) -> None:
         bus.emit("metrics_measured", metrics={"double": 2.0 * step})
 
-    finish_steps(start(bus), 1, 3)
-    assert curve(folder, "measured/double") == [(1, 2.0), (2, 4.0), (3, 6.0)]
+
+@pytest.mark.parametrize(
+    ("signal", "priority"),
+    [
+        ("backward_finished", Priority.ALTER),
+        ("batch_finished", Priority.MEASURE),
+        ("batch_finished", Priority.PERSIST),  # after the step's own metrics were filed
+    ],
+)
+def test_what_is_measured_within_a_step_is_filed_where_the_step_is_due(
+    bus: EventBus, folder: Path, signal: str, priority: int
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(2)))
+    measure_on(bus, signal, priority)
+    loop = start(bus)
+    for step in range(1, 6):
+        loop.emit("backward_finished", epoch=1, step=step)
+        finish_steps(loop, step, step)
+    assert curve(folder, "measured/double") == [(2, 4.0), (4, 8.0)]
+
+
+def test_what_is_measured_in_a_step_that_was_skipped_is_not_taken_for_the_next_ones(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(2)))
+    measure_on(bus, "backward_finished", Priority.ALTER)
+    loop = start(bus)
+    loop.emit("backward_finished", epoch=1, step=1)
+    loop.emit("batch_skipped", epoch=1, step=1)
+    finish_steps(loop, 2, 2)
+    assert read(folder).Tags()["scalars"] == ["step/loss"]
+
+
+def test_what_is_measured_elsewhere_is_always_filed(bus: EventBus, folder: Path) -> None:
+    bus.attach(TensorBoard(folder, when=every(1000)))
+    measure_on(bus, "epoch_finished", Priority.MEASURE)
+    loop = start(bus)
+    loop.emit("metrics_measured", metrics={"double": 1.0}, step=1)  # by the loop itself
+    loop.emit("epoch_finished", epoch=1, step=2)
+    assert curve(folder, "measured/double") == [(1, 1.0), (2, 4.0)]
 
 
 def test_what_has_no_step_is_filed_under_the_last_one(bus: EventBus, folder: Path) -> None:
