@@ -24,6 +24,8 @@ logger = logging.getLogger("eventbus.handlers.ema")
 _with_averages: weakref.WeakSet[Module] = weakref.WeakSet()
 """Models that an EMA has lent its average."""
 
+_CAST_AT_ONCE = 8  # tensors; all at once would take another copy of the model
+
 _ENDS = ("validation_done", "validation_interrupted", "run_failed", "run_closed")
 
 
@@ -32,7 +34,9 @@ class EMA:
 
     The average is a `torch.optim.swa_utils.AveragedModel`, with `get_ema_multi_avg_fn` and buffers;
     it begins as a copy of the weights after the first step. Buffers of whole numbers or truth
-    values are copied, since averaging would round them.
+    values are copied, since averaging would round them. Weights narrower than 32 bits (bfloat16,
+    float16) are averaged in float32, since an average in their own type would lose what a step adds
+    to it; they are rounded only in the model that has the average for a validation.
 
     ==================  =====================================================================
     signals consumed    that of `on`; `run_started`; with `validate` also `validation_started`,
@@ -40,7 +44,8 @@ class EMA:
                         `run_closed`, `state_requested`
     values produced     `averaged`; with `validate` the model's weights during a validation
     cost                each step: one pass over the weights, no synchronisation. Memory: one copy
-                        of the model, and a second one during a validation with it
+                        of the model, of weights narrower than 32 bits in float32; a second one, as
+                        they are, during a validation with it
     state               the averaged weights and how often they were updated; starts anew with a
                         run that does not resume
     band, errors        MEASURE for the average, ALTER for the weights of a validation; raised
@@ -66,7 +71,9 @@ class EMA:
     ----------
     averaged : torch.optim.swa_utils.AveragedModel or None
         Call it, or save `averaged.module`; None before the first update, but there as soon as a
-        resumed run has started. It is on the model's device and in evaluation mode.
+        resumed run has started. It is on the model's device, in evaluation mode, and in float32
+        where the model is narrower: it takes inputs of float32, or
+        ``copy.deepcopy(ema.averaged.module).to(torch.bfloat16)`` is as the model is.
     updates : int
         How often it was updated.
 
@@ -162,7 +169,7 @@ class EMA:
         with _plain_tensors():
             for averages, values in _grouped(average, model):
                 if self.updates and _can_blend(averages[0]):
-                    blend(averages, values, self.updates)
+                    blend(averages, _as_those(averages, values), self.updates)
                 else:
                     _copy(values, averages)
 
@@ -220,12 +227,18 @@ class EMA:
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights, as they are on their device, and the number of updates."""
+        """Return the averaged weights, as they are on their device, and the number of updates.
+
+        Those that are averaged in float32 are float32 here, so that a resumed run goes on exactly.
+        """
         averaged = self._restored if self.averaged is None else self.averaged.state_dict()
         return {"averaged": dict(averaged), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave; it goes to the model's device when the run starts."""
+        """Take over what `state_dict` gave; it goes to the model's device when the run starts.
+
+        Weights saved in a narrower type go on in the one that they are averaged in.
+        """
         self.averaged = None
         self._restored, self.updates = dict(state["averaged"]), state["updates"]
 
@@ -248,6 +261,9 @@ def _made_for(model: Module) -> AveragedModel:
     averaged = AveragedModel(model, use_buffers=True)
     averaged.n_averaged = averaged.n_averaged.cpu()  # `torch.set_default_device` may lead elsewhere
     averaged.requires_grad_(False)
+    for tensor in (*averaged.parameters(), *averaged.buffers()):
+        if tensor.is_floating_point() and tensor.itemsize < 4:
+            tensor.data = tensor.data.float()
     return averaged.eval()
 
 
@@ -256,13 +272,23 @@ def _tensors(model: Module) -> list[Tensor]:
 
 
 def _grouped(average: Module, model: Module) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Pair the tensors of two models, by device and type, as one kernel takes them."""
+    """Pair the tensors of two models, by device and type, as one kernel takes them.
+
+    Those that have to be cast for it are in groups of a few.
+    """
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-    for averaged, value in zip(_tensors(average), _tensors(model), strict=True):
-        group = groups.setdefault((averaged.device, averaged.dtype), ([], []))
+    pairs = zip(_tensors(average), _tensors(model), strict=True)
+    for number, (averaged, value) in enumerate(pairs):
+        part = 0 if averaged.dtype == value.dtype else number // _CAST_AT_ONCE
+        key = averaged.device, averaged.dtype, value.dtype, part
+        group = groups.setdefault(key, ([], []))
         group[0].append(averaged)
-        group[1].append(value.to(averaged.device, averaged.dtype))
+        group[1].append(value)
     return list(groups.values())
+
+
+def _as_those(averages: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    return [v.to(a.device, a.dtype) for a, v in zip(averages, values, strict=True)]
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

@@ -115,6 +115,49 @@ def test_complex_weights_are_averaged() -> None:
     assert [p.item() for p in ema.averaged.module.parameters()] == [1j]
 
 
+def narrow_model(kind: torch.dtype = torch.bfloat16, size: int = 1) -> torch.nn.ParameterList:
+    return torch.nn.ParameterList([torch.full((2,), 1.0, dtype=kind) for _ in range(size)])
+
+
+def fill(model: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.fill_(value + number)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_average_of_narrow_weights_comes_to_where_they_stay(kind: torch.dtype) -> None:
+    # in bfloat16 1.25 and a hundredth of the way to 2 is 1.25
+    ema, model = EMA(decay=0.99), narrow_model(kind, size=20)
+    loop = Loop(ema, model).start().steps(1)
+    fill(model, 2.0)
+    loop.steps(1000)
+    assert ema.averaged is not None
+    for number, parameter in enumerate(ema.averaged.parameters()):
+        assert parameter.dtype == torch.float32
+        assert parameter.tolist() == pytest.approx([2.0 + number] * 2, rel=1e-3)
+    assert {parameter.dtype for parameter in model.parameters()} == {kind}
+
+
+def test_narrow_buffers_are_averaged_in_single_precision_too() -> None:
+    ema, model = EMA(decay=0.5), torch.nn.BatchNorm1d(2, dtype=torch.bfloat16)
+    Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    kinds = {name: buffer.dtype for name, buffer in ema.averaged.module.named_buffers()}
+    whole, wide = torch.int64, torch.float32
+    assert kinds == {"running_mean": wide, "running_var": wide, "num_batches_tracked": whole}
+
+
+def test_average_of_narrow_weights_may_be_called_in_single_precision() -> None:
+    ema, model = EMA(), torch.nn.LSTM(2, 1, dtype=torch.bfloat16)
+    Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    assert ema.averaged(torch.ones(1, 1, 2))[0].dtype == torch.float32
+    as_the_model_is = copy.deepcopy(ema.averaged.module).to(torch.bfloat16)
+    inputs = torch.ones(1, 1, 2, dtype=torch.bfloat16)
+    assert torch.equal(as_the_model_is(inputs)[0], model(inputs)[0])
+
+
 def test_average_begins_with_the_weights_after_the_first_step() -> None:
     ema = EMA()
     loop = Loop(ema).start()
@@ -249,6 +292,20 @@ def test_validation_leaves_the_average_as_it_was() -> None:
     assert values_of(ema.averaged) == before
     loop.end_validation()
     assert values_of(ema.averaged) == before
+
+
+def test_narrow_model_has_the_rounded_average_during_a_validation() -> None:
+    ema, model = EMA(decay=0.5, validate=True), narrow_model()
+    loop = Loop(ema, model).start().steps(1)
+    fill(model, 1.0 + 2**-7)  # the next number in bfloat16
+    loop.steps(2)
+    loop.begin_validation()
+    assert ema.averaged is not None
+    (averaged,) = ema.averaged.parameters()
+    assert averaged.tolist() == [1.0 + 0.75 * 2**-7] * 2
+    assert torch.equal(model[0], averaged.bfloat16())
+    loop.end_validation()
+    assert model[0].tolist() == [1.0 + 2**-7] * 2
 
 
 def test_weights_are_put_back_where_they_are() -> None:
@@ -450,6 +507,40 @@ def test_average_goes_on_where_the_checkpoint_was(cut: int) -> None:
     assert whole.averaged is not None
     assert second.averaged is not None
     assert values_of(second.averaged) == values_of(whole.averaged)
+
+
+def resumed(state: Any, decay: float = 0.99) -> tuple[EMA, Loop]:
+    ema = EMA(decay=decay)
+    loop = Loop(ema, narrow_model())
+    loop.bus.emit("state_restored", state=RestoredState({"EMA": state}), path="x")
+    fill(loop.model, 2.0)
+    return ema, loop.start("x")
+
+
+def averages_of(ema: EMA) -> list[Any]:
+    assert ema.averaged is not None
+    return [parameter.tolist() for parameter in ema.averaged.parameters()]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 50])
+def test_average_of_narrow_weights_goes_on_bit_for_bit(cut: int) -> None:
+    whole, model = EMA(decay=0.99), narrow_model()
+    loop = Loop(whole, model).start().steps(1)
+    fill(model, 2.0)
+    state = through_disk(loop.steps(cut).bus.emit("state_requested").state["EMA"])
+    again, resumed_loop = resumed(state)
+    loop.steps(100)
+    resumed_loop.steps(100)
+    assert averages_of(again) == averages_of(whole)
+
+
+def test_state_that_was_saved_narrow_goes_on_in_single_precision() -> None:
+    names = {"module.0": torch.full((2,), 1.25, dtype=torch.bfloat16)}
+    state = {"averaged": {"n_averaged": torch.tensor(9), **names}, "updates": 9}
+    ema, loop = resumed(state)
+    loop.steps(1)
+    assert averages_of(ema) == [pytest.approx([1.2575] * 2)]
+    assert ema.state_dict()["averaged"]["module.0"].dtype == torch.float32
 
 
 def test_resumed_run_may_validate_with_the_average_at_once() -> None:
