@@ -75,7 +75,9 @@ class Checkpoint(WithoutBus):
         or the one that it goes on from, has saved through this handler are ever deleted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
-        carry it, that checkpoint is no candidate; NaN and the infinities never are.
+        carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
+        ``EMA(validate=True)`` it is a metric of the averaged weights, which are in the part `EMA`;
+        the part `model` holds the trained ones, to go on from (`EMA` says how to load the others).
     mode
         "min" where lower is better, "max" where higher is.
     keep_best

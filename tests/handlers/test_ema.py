@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from eventbus import EventBus, EventBusError, RestoredState, State, every, from_
-from eventbus.handlers import EMA, Checkpoint
+from eventbus import EventBus, EventBusError, Priority, RestoredState, State, every, from_
+from eventbus.handlers import EMA, Checkpoint, EarlyStopping
 from eventbus.loops import Run
 
 from .unread import Unread, read, unread
@@ -319,13 +319,13 @@ def test_weights_are_put_back_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("signal", "fields"),
     [
-        ("validation_done", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
         ("validation_interrupted", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
+        ("batch_started", {"epoch": 1, "step": 4}),
         ("run_failed", {"exception": KeyboardInterrupt()}),
         ("run_closed", {"outcome": "failed"}),
     ],
 )
-def test_trained_weights_are_back_before_anybody_hears_of_the_end(
+def test_trained_weights_are_back_before_anybody_hears_that_it_was_cut_short(
     signal: str, fields: dict[str, Any]
 ) -> None:
     loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
@@ -338,6 +338,60 @@ def test_trained_weights_are_back_before_anybody_hears_of_the_end(
 
     loop.emitter.emit(signal, **fields)
     assert seen == [trained]
+
+
+def test_trained_weights_are_back_once_it_is_decided_on_those_that_were_measured() -> None:
+    ema = EMA(decay=0.5, validate=True)
+    loop = Loop(ema).start().steps(3)
+    trained, seen = values_of(loop.model), {}
+    for priority in Priority:
+
+        @loop.bus.on("validation_done", priority=priority)
+        def look(priority: Priority = priority) -> None:
+            seen[priority] = values_of(loop.model)
+
+    loop.begin_validation()
+    loop.end_validation()
+    assert ema.averaged is not None
+    measured, saved = [values_of(ema.averaged.module)] * 4, [trained] * 2
+    assert [seen[priority] for priority in Priority] == [*measured, *saved]
+
+
+def test_average_of_validations_is_one_of_the_trained_weights() -> None:
+    lending = EMA(decay=0.5, validate=True, on="validation_done")
+    other = EMA(decay=0.5, on="validation_done")
+    loop = Loop(lending)
+    loop.bus.attach(other, name="other")
+    expected = torch.nn.Parameter(torch.tensor([2.0, -1.0]))  # Counting's, after one step
+    for _ in range(3):
+        loop.steps(1)
+        loop.begin_validation()
+        loop.end_validation()
+    with torch.no_grad():  # 1, 2 and 3 added to [1, -2]
+        expected.add_(1.25)
+    for ema in (lending, other):
+        assert ema.averaged is not None
+        assert dict(ema.averaged.module.named_parameters())["weight"].tolist() == expected.tolist()
+
+
+def test_trained_weights_are_back_where_a_loop_goes_on_after_a_handler_failed() -> None:
+    bus, model = EventBus(strict=True), Counting()
+    bus.attach(EMA(decay=0.5, validate=True))
+    trained: list[Any] = []
+
+    @bus.on("validation_done")
+    def fail() -> None:
+        raise ValueError("in a handler")
+
+    with Run(bus, model=model) as run:
+        for _ in run.steps(3):
+            if trained:
+                assert values_of(model) == trained[-1]
+            model.move(1.0)
+            run.report(loss=1.0)
+            trained.append(values_of(model))
+            with pytest.raises(ValueError, match="in a handler"), run.validation():
+                run.report(loss=1.0)
 
 
 @pytest.mark.parametrize("error", [ValueError("in a batch"), KeyboardInterrupt(), SystemExit(1)])
@@ -442,6 +496,62 @@ def test_ctrl_c_during_the_exchange_loses_nothing() -> None:
     assert model[0].tolist() == [0.0, 0.0]  # half way
     loop.emitter.emit("run_failed", exception=KeyboardInterrupt())
     assert [p.tolist() for p in model] == [[5.0, 5.0], [7.0, 7.0]]
+    loop.begin_validation()
+    armed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        loop.end_validation()
+    assert [p.tolist() for p in model] == [[5.0, 5.0], [0.0, 0.0]]  # half way back
+    loop.emitter.emit("run_failed", exception=KeyboardInterrupt())
+    assert [p.tolist() for p in model] == [[5.0, 5.0], [7.0, 7.0]]
+
+
+class Worse(Loop):
+    """Each validation measures the sum of the weights, which grow."""
+
+    def validate(self) -> float:
+        self.begin_validation()
+        with torch.no_grad():
+            loss = sum(float(parameter.sum()) for parameter in self.model.parameters())
+        place, metrics = self.place, {"val_loss": loss}
+        self.emitter.emit("validation_done", metrics=metrics, **place)
+        self.emitter.emit("epoch_finished", epoch=self.round, step=self.step, metrics=metrics)
+        return loss
+
+    def finish(self) -> None:
+        self.emitter.emit("run_finished", reason="completed", epoch=self.round, step=self.step)
+
+
+def test_early_stopping_puts_the_weights_back_that_had_the_metric() -> None:
+    loop = Worse(EMA(decay=0.5, validate=True))
+    stopping = EarlyStopping(restore_best=True)
+    loop.bus.attach(stopping)
+    loop.start().steps(3)
+    trained = values_of(loop.model)
+    best = loop.validate()
+    assert values_of(loop.model) == trained
+    assert loop.steps(2).validate() > best
+    loop.finish()
+    with torch.no_grad():
+        assert sum(float(p.sum()) for p in loop.model.parameters()) == best == stopping.best
+
+
+def test_best_checkpoint_holds_the_weights_to_go_on_from_and_the_average_beside_them(
+    tmp_path: Path,
+) -> None:
+    ema, checkpoint = EMA(decay=0.5, validate=True), Checkpoint(tmp_path)
+    loop = Worse(ema)
+    loop.bus.attach(checkpoint)
+    loop.bus.on("state_requested")(lambda model: State("model", model.state_dict()))
+    loop.start().steps(3)
+    trained = values_of(loop.model)
+    loop.validate()
+    assert ema.averaged is not None
+    averaged = values_of(ema.averaged)
+    loop.steps(2).validate()
+    assert checkpoint.best_path is not None
+    state = Checkpoint.load(checkpoint.best_path)
+    assert {name: tensor.tolist() for name, tensor in state["model"].items()} == trained
+    assert {name: v.tolist() for name, v in state["EMA"]["averaged"].items()} == averaged
 
 
 def test_checkpoint_during_a_validation_holds_the_trained_weights(
