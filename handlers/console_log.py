@@ -36,7 +36,8 @@ class ConsoleLog:
         run finished after 1:04: val_loss has not improved for 5 epochs
 
     Samples per second are those of training since the line before; steps per second where the loop
-    tells no `batch_size`. The time that is left is guessed from the whole of this run so far.
+    tells no `batch_size`. The clock stands still from the begin of a validation until the next step
+    has ended, which is not counted either: what handlers do meanwhile is not slow training. The time that is left is guessed from the whole of this run so far.
 
     ==================  =====================================================================
     signals consumed    `batch_finished`, `epoch_*`, `validation_*`, `checkpoint_saved`,
@@ -134,7 +135,7 @@ class ConsoleLog:
 
     @_counted("validation_started")
     def start_validation(self) -> None:
-        """Stop the clock of training."""
+        """Stop the clock of training, until a step has ended."""
         self._throughput.pause()
 
     # -- what is said
@@ -161,7 +162,6 @@ class ConsoleLog:
         self, name: str, epoch: int, step: int, metrics: Mapping[str, Any] | None = None
     ) -> None:
         """Print what a validation found."""
-        self._throughput.resume()
         self._say(*self._place(epoch, step), name, *_cells(metrics))
 
     @_told("validation_interrupted")
@@ -169,7 +169,6 @@ class ConsoleLog:
         self, name: str, epoch: int, step: int, reason: str | None = None
     ) -> None:
         """Print why a validation has no result."""
-        self._throughput.resume()
         self._say(*self._place(epoch, step), name, _because("interrupted", reason))
 
     @_told("epoch_finished")
