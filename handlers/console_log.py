@@ -37,7 +37,8 @@ class ConsoleLog:
 
     Samples per second are those of training since the line before; steps per second where the loop
     tells no `batch_size`. The clock stands still from the begin of a validation until the next step
-    has ended, which is not counted either: what handlers do meanwhile is not slow training. The time that is left is guessed from the whole of this run so far.
+    has ended, which is not counted either: what handlers do meanwhile is not slow training. The
+    time that is left is guessed from the whole of this run so far.
 
     ==================  =====================================================================
     signals consumed    `batch_finished`, `epoch_*`, `validation_*`, `checkpoint_saved`,
@@ -100,7 +101,7 @@ class ConsoleLog:
         """Say how long the run is to be."""
         self._progress.start(epochs, steps, resumed=resumed_from is not None)
         self._learning_rates = {}
-        totals = [f"{epochs} epochs" if epochs else "", f"{steps} steps" if steps else ""]
+        totals = [_numbered(epochs, "epoch"), _numbered(steps, "step")]
         origin = f"resumed from {resumed_from}" if resumed_from is not None else ""
         told = ", ".join(part for part in (*totals, origin) if part)
         self._say(f"run started: {told}" if told else "run started")
@@ -242,6 +243,10 @@ class ConsoleLog:
             print(line, file=stream, flush=True)
         except UnicodeEncodeError:  # a terminal that knows only ASCII
             print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+
+
+def _numbered(total: int | None, what: str) -> str:
+    return f"{total} {what}{'' if total == 1 else 's'}" if total else ""
 
 
 def _of(count: int, total: int | None, width: int) -> str:

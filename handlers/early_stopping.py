@@ -179,9 +179,10 @@ class EarlyStopping:
         if not math.isfinite(value) and self.non_finite == "stop":
             return Stop(f"{name} is {value}; the best was {self._best_in_words()}")
         if self.patience is not None and self.count >= self.patience:
+            observed = f"{self.count} observation{'' if self.count == 1 else 's'}"
             return Stop(
-                f"{name} has not improved on {self._best_in_words()} for {self.count} "
-                f"observations (patience {self.patience})"
+                f"{name} has not improved on {self._best_in_words()} for {observed} "
+                f"(patience {self.patience})"
             )
         return None
 

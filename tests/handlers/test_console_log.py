@@ -42,10 +42,12 @@ def screen(bus: EventBus, clock: Clock) -> Screen:
 def test_a_run_tells_its_length_and_where_it_goes_on(bus: EventBus, screen: Screen) -> None:
     start(bus)
     start(bus, epochs=3, steps=900)
+    start(bus, epochs=1, steps=1)
     resume(bus, {})
     assert screen.lines == [
         "run started",
         "run started: 3 epochs, 900 steps",
+        "run started: 1 epoch, 1 step",
         "run started: resumed from checkpoint",
     ]
 
