@@ -25,6 +25,7 @@ from ._checkpoint_without_bus import WithoutBus
 from ._checkpoint_writer import Writer
 from ._files import Files
 from ._monitor import Mode, Monitor
+from ._waits_for_epochs import WaitsForEpochs
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
@@ -168,6 +169,7 @@ class Checkpoint(WithoutBus):
         self._run_id: str | None = None
         self._saved_whole: int | None = None  # the step of the last save, where all of it is in
         signals = signals_given(on)
+        self._waits = WaitsForEpochs("Checkpoint", signals, 'on="batch_finished", when=every(1000)')
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
@@ -288,6 +290,7 @@ class Checkpoint(WithoutBus):
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
         found = self._resume.find(event, folder)
+        self._waits.start(None if found is None else str(found[0].path))
         if found is None:
             return None
         saved, state = found
@@ -299,8 +302,9 @@ class Checkpoint(WithoutBus):
 
     @handles("run_finished", priority=Priority.PERSIST)
     def finish(self, event: Event) -> None:
-        """Wait for what is being written; warn where nothing saved had the metric."""
+        """Wait for what is being written; warn of a signal, or a metric, that never came."""
         self._settle(event.bus, wait=True)
+        self._waits.warn(event.fields.get("epoch"), event.fields.get("step"))
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
         if monitor is not None and saved_here and not monitor.seen:

@@ -14,10 +14,12 @@ from eventbus.handlers._arguments import path_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
 from eventbus.handlers._run_file import path_of_run
+from eventbus.handlers._waits_for_epochs import WaitsForEpochs
 
 __all__ = ["Plot"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
+_BY_STEPS = 'History(on="batch_finished", when=every(100)), and draw its plot()'
 
 
 class Plot:
@@ -26,7 +28,7 @@ class Plot:
     The file is replaced at once: whoever opens it sees a whole picture. No display and no pyplot.
 
     ==================  =====================================================================
-    signals consumed    `epoch_finished`, `run_started`, `run_closed`
+    signals consumed    `epoch_finished`, `run_started`, `run_finished`, `run_closed`
     values produced     a file
     cost                reads the metrics each epoch: one transfer from the device; a drawing takes
                         some tenths of a second, when it is due and once at the end
@@ -71,6 +73,7 @@ class Plot:
             raise ValueError(f"a picture's path ends in {kinds}; got {os.fspath(path)!r}")
         self._curves = Curves()
         self._is_drawn = True
+        self._waits = WaitsForEpochs("Plot", ["epoch_finished"], _BY_STEPS)
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)
         mark = handles("epoch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.draw = mark(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
@@ -78,6 +81,7 @@ class Plot:
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
     def start(self, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
+        self._waits.start(resumed_from)
         if resumed_from is None:
             self._curves.clear()
 
@@ -95,6 +99,11 @@ class Plot:
         self._curves.draw(wanted_by="Plot").savefig(picture, format=path.suffix[1:].lower())
         replace(path, picture.getvalue())
         self._is_drawn = True
+
+    @handles("run_finished", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+    def finish(self, epoch: int | None = None, step: int | None = None) -> None:
+        """Warn where there was nothing to draw, since the loop has no epochs."""
+        self._waits.warn(epoch, step)
 
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
     def close(self, run_id: str | None = None) -> None:
