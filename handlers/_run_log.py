@@ -10,6 +10,7 @@ from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers._arguments import On, Signal, When, signals_given
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import Format, RunFile
+from eventbus.handlers._waits_for_epochs import WaitsForEpochs
 
 OnEach = On | Mapping[Signal, When | None]
 """One signal, several, or several with a filter for each."""
@@ -28,6 +29,8 @@ class RunLog(ABC):
         self._file = RunFile(type(self).__name__, path, form)
         self._held: list[tuple[RunNames, Row]] | None = None
         self._schedule = schedule(on, when)
+        instead = 'on="batch_finished", when=every(100)'
+        self._waits = WaitsForEpochs(type(self).__name__, self._schedule, instead)
         for signal, due in self._schedule.items():
             mark = handles(signal, when=due, priority=Priority.REPORT, on_error="isolate")
             self.write = mark(self.write)  # type: ignore[method-assign]  # marked with what was asked for
@@ -57,6 +60,7 @@ class RunLog(ABC):
     @handles("run_started", priority=Priority.REPORT + 2, on_error="isolate")
     def start(self, resumed_from: str | None = None) -> None:
         """Begin a new file, unless the run resumes."""
+        self._waits.start(resumed_from)
         if resumed_from is None:
             self._file.renew()
 
@@ -66,6 +70,11 @@ class RunLog(ABC):
         if self._file.resumes:
             self._file.settle(RunNames.of(event))
         self.release()
+
+    @handles("run_finished", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+    def finish(self, epoch: int | None = None, step: int | None = None) -> None:
+        """Warn where there was nothing to log, since the loop has no epochs."""
+        self._waits.warn(epoch, step)
 
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
     def close(self) -> None:

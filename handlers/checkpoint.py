@@ -26,6 +26,7 @@ from ._checkpoint_writer import Writer
 from ._files import Files
 from ._monitor import Mode, Monitor
 from ._paths import RunNames, check_folder, folder_given, path_of_run
+from ._waits_for_epochs import WaitsForEpochs
 
 __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 
@@ -76,7 +77,9 @@ class Checkpoint(WithoutBus):
         or the one that it goes on from, has saved through this handler are ever deleted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
-        carry it, that checkpoint is no candidate; NaN and the infinities never are.
+        carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
+        ``EMA(validate=True)`` it is a metric of the averaged weights, which are in the part `EMA`;
+        the part `model` holds the trained ones, to go on from (`EMA` says how to load the others).
     mode
         "min" where lower is better, "max" where higher is.
     keep_best
@@ -167,6 +170,7 @@ class Checkpoint(WithoutBus):
         self._later = Later(self._save_late)
         self._run_id: str | None = None
         self._saved_whole: int | None = None  # the step of the last save, where all of it is in
+        self._waits = WaitsForEpochs("Checkpoint", signals, 'on="batch_finished", when=every(1000)')
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
@@ -292,6 +296,7 @@ class Checkpoint(WithoutBus):
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
         found = self._resume.find(event, folder)
+        self._waits.start(None if found is None else str(found[0].path))
         if found is None:
             return None
         saved, state = found
@@ -303,8 +308,9 @@ class Checkpoint(WithoutBus):
 
     @handles("run_finished", priority=Priority.PERSIST)
     def finish(self, event: Event) -> None:
-        """Wait for what is being written; warn where nothing saved had the metric."""
+        """Wait for what is being written; warn of a signal, or a metric, that never came."""
         self._settle(event.bus, wait=True)
+        self._waits.warn(event.fields.get("epoch"), event.fields.get("step"))
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
         if monitor is not None and saved_here and not monitor.seen:

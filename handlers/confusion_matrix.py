@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from eventbus import EventBus, Priority, handles, on_rank
@@ -45,10 +47,10 @@ class ConfusionMatrix:
 
     The loop has to report `outputs` and `targets` in its validation batches.
 
-    Outputs are scores of floating point, (N, classes, ...), of which the largest wins; or logits
-    of two classes, (N,) or (N, 1), of which those above 0 are class 1; or predicted class numbers,
-    of the shape of the targets. Targets are class numbers, (N, ...), or class probabilities in the
-    shape of the scores. A target that is no class (-100, 255) is not counted.
+    Outputs are scores of floating point, (N, classes, ...), of which the largest wins; or one score
+    for two classes, (N,) or (N, 1), of which those above `threshold` are class 1; or predicted
+    class numbers, of the shape of the targets. Targets are class numbers, (N, ...), or class
+    probabilities in the shape of the scores. A target that is no class (-100, 255) is not counted.
 
     Parameters
     ----------
@@ -58,6 +60,10 @@ class ConfusionMatrix:
         Colour by the fraction of each true class, not by counts; the numbers are counts anyway.
     when
         A filter on drawing, by validations: ``every(5)``. Every validation is counted.
+    threshold
+        Above which the one score for two classes means class 1: 0.0 for logits, 0.5 for
+        probabilities (what a sigmoid has given). Where it is 0.0 and all of a validation that is
+        drawn lay between 0 and 1, one warning asks for it.
 
     Attributes
     ----------
@@ -92,10 +98,11 @@ class ConfusionMatrix:
         *,
         normalize: bool = True,
         when: When | None = None,
+        threshold: float = 0.0,
     ) -> None:
         require("matplotlib.figure", extra="plot", wanted_by="ConfusionMatrix")
         self.names, self.classes = _names_and_number(classes)
-        self.normalize = normalize
+        self.normalize, self.threshold = normalize, _threshold_given(threshold)
         self._start_over()
         due = on_rank(0) if when is None else when & on_rank(0)
         marked = handles("validation_done", when=due, priority=Priority.REPORT, on_error="isolate")
@@ -104,6 +111,8 @@ class ConfusionMatrix:
     def _start_over(self) -> None:
         self.matrix: Tensor | None = None
         self._counts: Tensor | None = None
+        self._range: tuple[Tensor, Tensor] | None = None  # of what was taken for logits
+        self._has_warned = False
         self._lacks: set[str] = set()
 
     @handles("run_started", priority=Priority.MEASURE, on_error="isolate")
@@ -125,10 +134,12 @@ class ConfusionMatrix:
         if outputs is None or targets is None:
             self._lacks.add(name)
             return
-        classes = self.classes or _classes_of(outputs, targets)
+        classes = self.classes or _classes_of(outputs)
         if self._counts is None:
-            self._counts = _zeros(classes, outputs)
-        true, predicted = _class_numbers(targets, classes), _predictions(outputs, targets)
+            self._counts, self._range = _zeros(classes, outputs), None
+        if self.threshold == 0.0 and _are_binary(outputs):
+            self._range = _widened(self._range, outputs)
+        true, predicted = _class_numbers(targets, classes), _predictions(outputs, self.threshold)
         _count_pairs(self._counts, true, predicted)
 
     @handles("validation_done", priority=Priority.MEASURE, on_error="isolate")
@@ -141,8 +152,24 @@ class ConfusionMatrix:
     def draw(self, bus: EventBus, name: str) -> None:
         """Draw the matrix, which waits for the device, and emit the picture."""
         if self.matrix is not None:
+            self._warn_of_probabilities(name)
             figure = self.figure(self.matrix.tolist(), title=name)
             bus.emit("figure_drawn", tag=f"{name}_confusion_matrix", figure=figure)
+
+    def _warn_of_probabilities(self, name: str) -> None:
+        if self._range is None or self._has_warned:
+            return
+        lowest, highest = (bound.item() for bound in self._range)
+        if lowest >= 0.0 and 0.0 < highest <= 1.0:  # all 0: a last layer that begins with zeros
+            self._has_warned = True
+            logger.warning(
+                "ConfusionMatrix took the outputs of validation %r for logits, of which those "
+                "above 0 are class 1, and all were from %.3g to %.3g; for probabilities write "
+                "threshold=0.5",
+                name,
+                lowest,
+                highest,
+            )
 
     def figure(self, counts: Sequence[Sequence[int]], title: str = "") -> Figure:
         """Draw counts, a row for each true class; without a display, and unknown to pyplot."""
@@ -191,22 +218,42 @@ def _names_and_number(classes: Any) -> tuple[list[str] | None, int | None]:
     return names, number
 
 
-def _classes_of(outputs: Tensor, targets: Tensor) -> int:
-    if _are_binary(outputs, targets):
+def _threshold_given(threshold: Any) -> float:
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if is_number and math.isfinite(threshold):
+        return float(threshold)
+    raise ValueError(
+        "ConfusionMatrix: threshold is a finite number, 0.0 for logits or 0.5 for probabilities; "
+        f"got {threshold!r}"
+    )
+
+
+def _classes_of(outputs: Tensor) -> int:
+    if _are_binary(outputs):
         return 2
     if not outputs.is_floating_point():
         raise ValueError("ConfusionMatrix cannot tell how many classes there are: give classes=")
     return outputs.shape[1]
 
 
-def _are_binary(outputs: Tensor, targets: Tensor) -> bool:
+def _are_binary(outputs: Tensor) -> bool:
     return outputs.is_floating_point() and (outputs.dim() == 1 or outputs.shape[1] == 1)
 
 
-def _predictions(outputs: Tensor, targets: Tensor) -> Tensor:
+def _widened(bounds: tuple[Tensor, Tensor] | None, outputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the least and the largest of all outputs so far, on their device."""
+    if not outputs.numel():
+        return bounds
+    lowest, highest = outputs.aminmax()
+    if bounds is None:
+        return lowest, highest
+    return lowest.minimum(bounds[0]), highest.maximum(bounds[1])
+
+
+def _predictions(outputs: Tensor, threshold: float) -> Tensor:
     """Return predicted class numbers, as one vector."""
-    if _are_binary(outputs, targets):
-        return (outputs > 0).long().flatten()
+    if _are_binary(outputs):
+        return (outputs > threshold).long().flatten()
     return (outputs.argmax(1) if outputs.is_floating_point() else outputs).long().flatten()
 
 

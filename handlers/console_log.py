@@ -39,7 +39,9 @@ class ConsoleLog:
         run finished after 1:04: val_loss has not improved for 5 epochs
 
     Samples per second are those of training since the line before; steps per second where the loop
-    tells no `batch_size`. The time that is left is guessed from the whole of this run so far.
+    tells no `batch_size`. The clock stands still from the begin of a validation until the next step
+    has ended, which is not counted either: what handlers do meanwhile is not slow training. The
+    time that is left is guessed from the whole of this run so far.
 
     ==================  =====================================================================
     signals consumed    `run_started`, `run_finished`, `run_failed`, `epoch_*`, `loader_opened`,
@@ -105,7 +107,7 @@ class ConsoleLog:
         self._progress.start(epochs, steps, resumed=resumed_from is not None)
         self._learning_rates = {}
         self._skips.take()
-        totals = [f"{epochs} epochs" if epochs else "", f"{steps} steps" if steps else ""]
+        totals = [_numbered(epochs, "epoch"), _numbered(steps, "step")]
         origin = f"resumed from {resumed_from}" if resumed_from is not None else ""
         told = ", ".join(part for part in (*totals, origin) if part)
         self._say(f"run started: {told}" if told else "run started")
@@ -145,7 +147,7 @@ class ConsoleLog:
 
     @_counted("validation_started")
     def start_validation(self) -> None:
-        """Stop the clock of training."""
+        """Stop the clock of training, until a step has ended."""
         self._throughput.pause()
 
     # -- what is said
@@ -172,7 +174,6 @@ class ConsoleLog:
         self, name: str, epoch: int, step: int, metrics: Mapping[str, Any] | None = None
     ) -> None:
         """Print what a validation found."""
-        self._throughput.resume()
         self._say(*self._place(epoch, step), name, *_cells(metrics))
 
     @_told("validation_interrupted")
@@ -180,7 +181,6 @@ class ConsoleLog:
         self, name: str, epoch: int, step: int, reason: str | None = None
     ) -> None:
         """Print why a validation has no result."""
-        self._throughput.resume()
         self._say(*self._place(epoch, step), name, _because("interrupted", reason))
 
     @_told("epoch_finished")
@@ -262,6 +262,10 @@ class ConsoleLog:
             print(line, file=stream, flush=True)
         except UnicodeEncodeError:  # a terminal that knows only ASCII
             print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+
+
+def _numbered(total: int | None, what: str) -> str:
+    return f"{total} {what}{'' if total == 1 else 's'}" if total else ""
 
 
 def _of(count: int, total: int | None, width: int) -> str:

@@ -37,7 +37,7 @@ class CSVLog(RunLog):
     same file as one that was never interrupted; `JSONLLog` has them.
 
     ==================  =====================================================================
-    signals consumed    those of `on`; `run_opened`, `run_started`, `run_closed`
+    signals consumed    those of `on`; `run_opened`, `run_started`, `run_finished`, `run_closed`
     values produced     a file
     cost                one write for each row, and reading the metrics: one transfer from the
                         device; a new metric rewrites the file

@@ -67,7 +67,9 @@ class EarlyStopping:
         Keep a copy of the weights at each improvement, and load it when the run has finished,
         before the handlers that you subscribe to `run_finished`, so that they save the best. What
         `Checkpoint` saves at the end are the last ones, to go on from. It changes the model; where
-        it is off, nothing does.
+        it is off, nothing does. The copy is of what the model has on the signal of `on`: under
+        ``EMA(validate=True)`` the averaged weights, which the metric is of, on `validation_done`,
+        and the trained ones on any other.
 
     Attributes
     ----------
@@ -176,9 +178,10 @@ class EarlyStopping:
         if not math.isfinite(value) and self.non_finite == "stop":
             return Stop(f"{name} is {value}; the best was {self._best_in_words()}")
         if self.patience is not None and self.count >= self.patience:
+            observed = f"{self.count} observation{'' if self.count == 1 else 's'}"
             return Stop(
-                f"{name} has not improved on {self._best_in_words()} for {self.count} "
-                f"observations (patience {self.patience})"
+                f"{name} has not improved on {self._best_in_words()} for {observed} "
+                f"(patience {self.patience})"
             )
         return None
 

@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Event, EventBus, Priority, handles
@@ -22,10 +23,15 @@ __all__ = ["EMA"]
 
 logger = logging.getLogger("eventbus.handlers.ema")
 
-_with_averages: weakref.WeakSet[Module] = weakref.WeakSet()
-"""Models that an EMA has lent its average."""
+_trained: weakref.WeakKeyDictionary[Module, list[Tensor]] = weakref.WeakKeyDictionary()
+"""The own weights of models that an EMA has lent its average."""
 
-_ENDS = ("validation_done", "validation_interrupted", "run_failed", "run_closed")
+_CAST_AT_ONCE = 8  # tensors; all at once would take another copy of the model
+
+_CUT_SHORT = ("validation_interrupted", "batch_started", "run_failed", "run_closed")
+"""What ends a validation otherwise; a step, where the loop has caught what failed in a handler."""
+
+_DECIDED = Priority.DECIDE - 1  # after those that keep what was measured, before those that save
 
 
 class EMA:
@@ -33,18 +39,22 @@ class EMA:
 
     The average is a `torch.optim.swa_utils.AveragedModel`, with `get_ema_multi_avg_fn` and buffers;
     it begins as a copy of the weights after the first step. Buffers of whole numbers or truth
-    values are copied, since averaging would round them.
+    values are copied, since averaging would round them. Weights narrower than 32 bits (bfloat16,
+    float16) are averaged in float32, since an average in their own type would lose what a step adds
+    to it; they are rounded only in the model that has the average for a validation.
 
     ==================  =====================================================================
     signals consumed    that of `on`; `run_started`; with `validate` also `validation_started`,
-                        and during one `validation_done`, `validation_interrupted`, `run_failed`,
-                        `run_closed`, `state_requested`
+                        and during one `validation_done`, `validation_interrupted`,
+                        `batch_started`, `run_failed`, `run_closed`, `state_requested`
     values produced     `averaged`; with `validate` the model's weights during a validation
     cost                each step: one pass over the weights, no synchronisation. Memory: one copy
-                        of the model, and a second one during a validation with it
+                        of the model, of weights narrower than 32 bits in float32; a second one, as
+                        they are, during a validation with it
     state               the averaged weights and how often they were updated; starts anew with a
                         run that does not resume
-    band, errors        MEASURE for the average, ALTER for the weights of a validation; raised
+    band, errors        MEASURE for the average; for the weights of a validation ALTER, and just
+                        after DECIDE where it is done; raised
     ==================  =====================================================================
 
     Parameters
@@ -52,10 +62,13 @@ class EMA:
     decay
         From 0 to below 1; about ``1 / (1 - decay)`` steps are averaged.
     validate
-        Have validations see the averaged weights. The trained ones are put back, bit for bit,
-        before anybody else hears of the validation's end, also when it was interrupted or the run
-        failed; at once where this is detached meanwhile. A second one that would lend the same
-        model its average warns, and does not.
+        Have validations see the averaged weights, and the handlers of `validation_done` down to
+        those that decide: what `EarlyStopping(restore_best=True)` keeps is what was measured. The
+        trained ones are put back, bit for bit, before those that report and save; where a
+        validation was interrupted or the run failed, before anybody else hears of that; at once
+        where this is detached meanwhile. So what your own handlers of `validation_done` do to the
+        weights is lost, unless their priority is below DECIDE. A second one that would lend the
+        same model its average warns, and does not.
     model
         Which one, where the run has several.
     on
@@ -67,7 +80,9 @@ class EMA:
     ----------
     averaged : torch.optim.swa_utils.AveragedModel or None
         Call it, or save `averaged.module`; None before the first update, but there as soon as a
-        resumed run has started. It is on the model's device and in evaluation mode.
+        resumed run has started. It is on the model's device, in evaluation mode, and in float32
+        where the model is narrower: it takes inputs of float32, or
+        ``copy.deepcopy(ema.averaged.module).to(torch.bfloat16)`` is as the model is.
     updates : int
         How often it was updated.
 
@@ -85,6 +100,20 @@ class EMA:
     ...     _ = loop.emit("batch_finished", epoch=1, step=step)
     >>> ema.averaged.module.weight.item()       # (1 + 3) / 2 = 2, then (2 + 5) / 2
     3.5
+
+    In a checkpoint the part `model` holds the trained weights, to go on from, also in the best one
+    of a run that validates with the average. The averaged ones are in the part `EMA`:
+
+    >>> import tempfile
+    >>> from eventbus.handlers import Checkpoint
+    >>> checkpoint = Checkpoint(tempfile.mkdtemp())
+    >>> _ = bus.attach(checkpoint)
+    >>> _ = loop.emit("epoch_finished", epoch=1, step=3, metrics={"val_loss": 0.1})
+    >>> best = torch.optim.swa_utils.AveragedModel(model)
+    >>> best.load_state_dict(Checkpoint.weights(checkpoint.best_path, part="EMA")["averaged"])
+    <All keys matched successfully>
+    >>> best.module.weight.item()
+    3.5
     """
 
     def __init__(
@@ -101,7 +130,6 @@ class EMA:
             raise ValueError(f"EMA: decay is from 0 to below 1, got {decay!r}")
         self.decay, self.validate = decay, validate
         self._models = Parts("EMA", "model", model)
-        self._trained: list[Tensor] = []  # the model's own weights, while it has the averaged ones
         self._lent: tuple[Module, EventBus] | None = None  # to which, and on which bus
         self._start_over()
         updated = handles(*signals_given(on), when=when, priority=Priority.MEASURE)(self.update)
@@ -136,7 +164,7 @@ class EMA:
         if model is None:
             return
         average = self._averaged_of(model)
-        self._count_in(average.module, model)
+        self._count_in(_tensors(average.module), _trained.get(model) or _tensors(model))
         self.updates += 1
         average.n_averaged += 1  # on the CPU: AveragedModel's own update would wait for the device
 
@@ -157,14 +185,14 @@ class EMA:
             self._restored = {}
         return self.averaged
 
-    def _count_in(self, average: Module, model: Module) -> None:
+    def _count_in(self, average: list[Tensor], weights: list[Tensor]) -> None:
         from torch.optim.swa_utils import get_ema_multi_avg_fn
 
         blend = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]  # torch's
         with _plain_tensors():
-            for averages, values in _grouped(average, model):
+            for averages, values in _grouped(average, weights):
                 if self.updates and _can_blend(averages[0]):
-                    blend(averages, values, self.updates)
+                    blend(averages, _as_those(averages, values), self.updates)
                 else:
                     _copy(values, averages)
 
@@ -173,25 +201,26 @@ class EMA:
     def lend(self, event: Event) -> None:
         """Give the model the averaged weights, where there are some."""
         model = self._model(event)
-        if model is None or self._trained or not self.updates:
+        if model is None or self._lent is not None or not self.updates:
             return
-        if model in _with_averages:
+        if model in _trained:
             logger.warning("this EMA lends no average: the model has that of another EMA")
             return
         averaged = self._averaged_of(model)
         self._hear_the_end(event)
         self._lent = model, event.bus
-        _with_averages.add(model)
         with _plain_tensors():
             # All are kept before the first is changed: Ctrl-C in between loses nothing.
-            self._trained = [tensor.detach().clone() for tensor in _tensors(model)]
+            _trained[model] = [tensor.clone() for tensor in _tensors(model)]
             _copy(_tensors(averaged.module), _tensors(model))
 
     def _hear_the_end(self, event: Event) -> None:
         """Subscribe here to what ends it: no filter that this is attached with keeps it out."""
         sender = event.sender if event.emitter.inner else None
-        for back, signals in ((self.put_back, _ENDS), (self.protect, ("state_requested",))):
-            event.bus.on(*signals, sender=sender, priority=Priority.ALTER, name="EMA")(back)
+        hear = partial(event.bus.on, sender=sender, name="EMA")
+        hear("validation_done", priority=_DECIDED)(self.put_back)
+        hear(*_CUT_SHORT, priority=Priority.ALTER)(self.put_back)
+        hear("state_requested", priority=Priority.ALTER)(self.protect)
 
     def put_back(self, event: Event) -> None:
         """Give the model its own weights again, where it has not got them."""
@@ -201,18 +230,18 @@ class EMA:
         """Give the model its own weights again, where it was on this bus that it lost them."""
         if self._lent is None or self._lent[1] is not bus:
             return
-        (model, _), self._lent = self._lent, None
-        _with_averages.discard(model)
-        if self._trained:
+        model, _ = self._lent
+        if model in _trained:
             with _plain_tensors():
-                _copy(self._trained, _tensors(model))
-            self._trained = []
+                _copy(_trained[model], _tensors(model))
+            del _trained[model]  # not before: Ctrl-C in the copy is made up for as the run fails
+        self._lent = None
         bus.detach(self.put_back)
         bus.detach(self.protect)
 
     def protect(self, event: Event) -> None:
         """Keep the averaged weights out of a checkpoint that is made during a validation."""
-        if self._trained:
+        if self._lent is not None:
             self.put_back(event)
             logger.warning(
                 "a checkpoint is made during a validation: what is left of it is validated with "
@@ -222,12 +251,18 @@ class EMA:
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights, as they are on their device, and the number of updates."""
+        """Return the averaged weights, as they are on their device, and the number of updates.
+
+        Those that are averaged in float32 are float32 here, so that a resumed run goes on exactly.
+        """
         averaged = self._restored if self.averaged is None else self.averaged.state_dict()
         return {"averaged": dict(averaged), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave; it goes to the model's device when the run starts."""
+        """Take over what `state_dict` gave; it goes to the model's device when the run starts.
+
+        Weights saved in a narrower type go on in the one that they are averaged in.
+        """
         self.averaged = None
         self._restored, self.updates = dict(state["averaged"]), state["updates"]
 
@@ -250,6 +285,9 @@ def _made_for(model: Module) -> AveragedModel:
     averaged = AveragedModel(model, use_buffers=True)
     averaged.n_averaged = averaged.n_averaged.cpu()  # `torch.set_default_device` may lead elsewhere
     averaged.requires_grad_(False)
+    for tensor in (*averaged.parameters(), *averaged.buffers()):
+        if tensor.is_floating_point() and tensor.itemsize < 4:
+            tensor.data = tensor.data.float()
     return averaged.eval()
 
 
@@ -257,14 +295,25 @@ def _tensors(model: Module) -> list[Tensor]:
     return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
 
 
-def _grouped(average: Module, model: Module) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Pair the tensors of two models, by device and type, as one kernel takes them."""
+def _grouped(
+    averages: list[Tensor], values: list[Tensor]
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Pair the tensors of two models, by device and type, as one kernel takes them.
+
+    Those that have to be cast for it are in groups of a few.
+    """
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-    for averaged, value in zip(_tensors(average), _tensors(model), strict=True):
-        group = groups.setdefault((averaged.device, averaged.dtype), ([], []))
+    for number, (averaged, value) in enumerate(zip(averages, values, strict=True)):
+        part = 0 if averaged.dtype == value.dtype else number // _CAST_AT_ONCE
+        key = averaged.device, averaged.dtype, value.dtype, part
+        group = groups.setdefault(key, ([], []))
         group[0].append(averaged)
-        group[1].append(value.to(averaged.device, averaged.dtype))
+        group[1].append(value)
     return list(groups.values())
+
+
+def _as_those(averages: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    return [v.to(a.device, a.dtype) for a, v in zip(averages, values, strict=True)]
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

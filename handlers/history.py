@@ -9,6 +9,7 @@ from eventbus import Priority, handles
 from eventbus.handlers._arguments import On, When, signals_given
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._requires import require
+from eventbus.handlers._waits_for_epochs import WaitsForEpochs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ class History(Mapping[str, list[float]]):
     where a metric was absent (a validation every other epoch) the value is NaN.
 
     ==================  =====================================================================
-    signals consumed    those of `on`, `run_started`
+    signals consumed    those of `on`, `run_started`, `run_finished`
     values produced     none on the bus
     cost                reads the metrics: one transfer from the device for each row
     state               all rows; starts anew with a run that does not resume
@@ -57,7 +58,9 @@ class History(Mapping[str, list[float]]):
 
     def __init__(self, on: On = ("epoch_finished",), *, when: When | None = None) -> None:
         self._curves = Curves()
-        mark = handles(*signals_given(on), when=when, priority=Priority.REPORT, on_error="isolate")
+        signals, instead = signals_given(on), 'on="batch_finished", when=every(100)'
+        self._waits = WaitsForEpochs("History", signals, instead)
+        mark = handles(*signals, when=when, priority=Priority.REPORT, on_error="isolate")
         self.record = mark(self.record)  # type: ignore[method-assign]  # marked with what was asked for
 
     def record(
@@ -70,8 +73,14 @@ class History(Mapping[str, list[float]]):
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
     def start(self, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
+        self._waits.start(resumed_from)
         if resumed_from is None:
             self._curves.clear()
+
+    @handles("run_finished", priority=Priority.REPORT, on_error="isolate")
+    def finish(self, epoch: int | None = None, step: int | None = None) -> None:
+        """Warn where there was nothing to keep, since the loop has no epochs."""
+        self._waits.warn(epoch, step)
 
     @property
     def epochs(self) -> list[int]:

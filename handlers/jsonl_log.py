@@ -59,7 +59,7 @@ class JSONLLog(RunLog):
     that tells whether the run resumes.
 
     ==================  =====================================================================
-    signals consumed    those of `on`; `run_opened`, `run_started`, `run_closed`
+    signals consumed    those of `on`; `run_opened`, `run_started`, `run_finished`, `run_closed`
     values produced     a file
     cost                one write for each line, and reading the metrics: one transfer from
                         the device. `metrics_measured` gives a line each time, which with

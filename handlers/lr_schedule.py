@@ -13,6 +13,7 @@ from ._monitor import Monitor
 from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
 from ._schedulers import check_scheduler, step_first
+from ._waits_for_epochs import WaitsForEpochs
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -118,6 +119,8 @@ class LRSchedule:
         self.monitor = None if metric is None else Monitor("LRSchedule", metric, on=signals)
         self._optimizers = Parts("LRSchedule", "optimizer", optimizer)
         self._ahead = ""
+        instead = 'per="step"' if on is None else 'on="batch_finished"'
+        self._waits = WaitsForEpochs("LRSchedule", signals, instead)
         self._start_over()
         stepped = handles(*signals, when=when, priority=_PRIORITY)(self.advance)
         self.advance = stepped  # type: ignore[method-assign]  # marked with what was asked for
@@ -153,6 +156,7 @@ class LRSchedule:
         if resumed_from is None:
             self._start_over()
         self._has_trained = False
+        self._waits.start(resumed_from)
         self.prepare(event, optimizers)
 
     @handles("epoch_started", priority=Priority.ALTER)
@@ -232,9 +236,16 @@ class LRSchedule:
             event.bus.emit("learning_rate_changed", step=self._step, learning_rates=dict(rates))
 
     @handles("run_finished", priority=_PRIORITY)
-    def finish(self, event: Event, reason: str) -> None:
-        """Warn where the metric never came, though it could have."""
-        if self.monitor is None or self.monitor.seen or self.scheduler is None:
+    def finish(
+        self, event: Event, reason: str, epoch: int | None = None, step: int | None = None
+    ) -> None:
+        """Warn where the signal, or the metric, never came, though it could have."""
+        if (
+            self._waits.warn(epoch, step)
+            or self.monitor is None
+            or self.monitor.seen
+            or self.scheduler is None
+        ):
             return
         # A run that was stopped may have had it still to come.
         if self.monitor.keys or (self._has_trained and reason == "completed"):

@@ -284,7 +284,8 @@ class NonFiniteGuard:
         self.skipped += 1
         if self.skips < self.max_skips:
             return [SkipBatch(reason)]
-        return [SkipBatch(reason), Stop(f"{self.skips} batches skipped in a row; {reason}")]
+        skipped = "1 batch" if self.skips == 1 else f"{self.skips} batches"
+        return [SkipBatch(reason), Stop(f"{skipped} skipped in a row; {reason}")]
 
     # -- state
 

@@ -14,10 +14,12 @@ from eventbus.handlers._arguments import When
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._paths import RunNames, check_folder, file_given, path_of_run
 from eventbus.handlers._requires import require
+from eventbus.handlers._waits_for_epochs import WaitsForEpochs
 
 __all__ = ["Plot"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
+_BY_STEPS = 'History(on="batch_finished", when=every(100)), and draw its plot()'
 
 
 class Plot:
@@ -28,7 +30,7 @@ class Plot:
     on, the latest with the highest number; a run that resumes replaces it.
 
     ==================  =====================================================================
-    signals consumed    `epoch_finished`, `run_started`, `run_closed`
+    signals consumed    `epoch_finished`, `run_started`, `run_finished`, `run_closed`
     values produced     a file
     cost                reads the metrics each epoch: one transfer from the device; a drawing takes
                         some tenths of a second, when it is due and once at the end
@@ -76,6 +78,7 @@ class Plot:
         self._is_drawn = True
         self._resumes = False
         self._own: set[Path] = set()  # what this run has drawn
+        self._waits = WaitsForEpochs("Plot", ["epoch_finished"], _BY_STEPS)
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)
         mark = handles("epoch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
         self.draw = mark(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
@@ -83,6 +86,7 @@ class Plot:
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
     def start(self, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
+        self._waits.start(resumed_from)
         self._resumes = resumed_from is not None
         self._own.clear()
         if not self._resumes:
@@ -104,17 +108,22 @@ class Plot:
         replace(path, picture.getvalue())
         self._is_drawn = True
 
-    def _make_room(self, path: Path) -> None:
-        check_folder("Plot", path.parent)
-        if path not in self._own and not self._resumes:
-            keep_aside(path)
-        self._own.add(path)
+    @handles("run_finished", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+    def finish(self, epoch: int | None = None, step: int | None = None) -> None:
+        """Warn where there was nothing to draw, since the loop has no epochs."""
+        self._waits.warn(epoch, step)
 
     @handles("run_closed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
     def close(self, event: Event) -> None:
         """Write the picture once more, where an epoch is not in it yet."""
         if not self._is_drawn:
             self.draw(event)
+
+    def _make_room(self, path: Path) -> None:
+        check_folder("Plot", path.parent)
+        if path not in self._own and not self._resumes:
+            keep_aside(path)
+        self._own.add(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all rows as plain Python."""

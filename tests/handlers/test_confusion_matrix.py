@@ -127,6 +127,12 @@ def test_logits_of_two_classes_are_told_by_their_sign(shape: tuple[int, ...]) ->
     assert counted(logits, targets) == [[1, 1], [1, 1]]
 
 
+def test_threshold_tells_probabilities_of_two_classes_apart() -> None:
+    loop = Loop(ConfusionMatrix(threshold=0.5))
+    loop.validate((torch.tensor([0.4, 0.9, 0.6, 0.1]), torch.tensor([0, 1, 0, 1])))
+    assert loop.counted == [[1, 1], [1, 1]]
+
+
 def test_targets_that_are_no_class_are_not_counted() -> None:
     assert counted(SCORES, torch.tensor([0, -100, 255, 2])) == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
 
@@ -256,6 +262,57 @@ def test_validation_that_reports_no_outputs_is_warned_of(caplog: pytest.LogCaptu
     assert "counted nothing of validation 'val'" in record.getMessage()
 
 
+BINARY_TARGETS = torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_probabilities_that_are_taken_for_logits_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture, kind: torch.dtype
+) -> None:
+    loop = Loop(ConfusionMatrix())
+    outputs = torch.tensor([[0.25, 0.5], [0.125, 1.0]], dtype=kind)
+    for _ in range(2):
+        loop.validate(*((batch, BINARY_TARGETS) for batch in outputs))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "ConfusionMatrix took the outputs of validation 'val' for logits, of which those above 0 "
+        "are class 1, and all were from 0.125 to 1; for probabilities write threshold=0.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batches", "threshold"),
+    [
+        ([[0.25, 0.75], [-0.5, 0.5]], 0.0),
+        ([[0.25, 1.5], [0.25, 0.5]], 0.0),
+        ([[0.25, float("nan")]], 0.0),
+        ([[0.0, 0.0]], 0.0),  # a last layer that begins with zeros
+        ([[]], 0.0),
+        ([[0.25, 0.75]], 0.5),
+    ],
+)
+def test_what_may_be_logits_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, batches: list[list[float]], threshold: float
+) -> None:
+    loop = Loop(ConfusionMatrix(threshold=threshold))
+    loop.validate(*((torch.tensor(one), BINARY_TARGETS[: len(one)]) for one in batches))
+    assert caplog.records == []
+
+
+def test_each_validation_is_judged_by_its_own_outputs(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(ConfusionMatrix())
+    loop.validate((torch.tensor([-2.0, 2.0]), BINARY_TARGETS))
+    loop.validate((torch.tensor([0.25, 0.5]), BINARY_TARGETS), name="test")
+    (record,) = caplog.records
+    assert "validation 'test'" in record.getMessage()
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "0.5", True, None])
+def test_wrong_threshold_is_refused_when_it_is_made(threshold: Any) -> None:
+    with pytest.raises(ValueError, match="threshold is a finite number"):
+        ConfusionMatrix(threshold=threshold)
+
+
 @pytest.mark.parametrize("classes", [0, [], True, "cat"])
 def test_wrong_classes_are_refused_when_it_is_made(classes: Any) -> None:
     with pytest.raises(ValueError, match="the number of classes, or their names; got"):
@@ -305,6 +362,13 @@ def test_nobody_waits_for_the_device_until_a_picture_is_due() -> None:
     assert loop.counted == [[2 * count for count in row] for row in COUNTED]
     with pytest.raises(WaitedError):
         read_when_drawn(loop)
+
+
+def test_nobody_waits_for_the_range_of_binary_outputs() -> None:
+    loop = Loop(ConfusionMatrix(when=every(2)))
+    batch = (unread([-1.0, 2.0]), unread([0, 1]))
+    loop.validate(batch, batch)
+    assert loop.counted == [[2, 0], [0, 2]]
 
 
 def read_when_drawn(loop: Loop) -> None:

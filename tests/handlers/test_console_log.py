@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eventbus import Emitter, EventBus, every
+from eventbus import Emitter, EventBus, Priority, every
 from eventbus.handlers import ConsoleLog
 
 from .reporting import Clock, CountedMetrics, finish_epochs, resume, run_child, start
@@ -42,10 +42,12 @@ def screen(bus: EventBus, clock: Clock) -> Screen:
 def test_a_run_tells_its_length_and_where_it_goes_on(bus: EventBus, screen: Screen) -> None:
     start(bus)
     start(bus, epochs=3, steps=900)
+    start(bus, epochs=1, steps=1)
     resume(bus, {})
     assert screen.lines == [
         "run started",
         "run started: 3 epochs, 900 steps",
+        "run started: 1 epoch, 1 step",
         "run started: resumed from checkpoint",
     ]
 
@@ -115,9 +117,32 @@ def test_validation_does_not_count_as_slow_training(
     loop.emit("validation_started", name="val", round=1, epoch=1, step=1)
     clock.now += 1000
     loop.emit("validation_done", name="val", round=1, epoch=1, step=1, metrics={"val_loss": 0.5})
-    clock.now += 1
-    loop.emit("batch_finished", epoch=1, step=2, batch_size=300)
-    assert screen.lines[-1].endswith("200 samples/s")
+    for step in (2, 3, 4):
+        clock.now += 1
+        loop.emit("batch_finished", epoch=1, step=step, batch_size=300)
+    assert [line.split()[-2:] for line in screen.lines[-2:]] == [
+        ["100", "samples/s"],
+        ["300", "samples/s"],
+    ]
+
+
+@pytest.mark.parametrize("end", ["validation_done", "validation_interrupted"])
+def test_what_others_do_after_a_validation_does_not_count_as_slow_training(
+    bus: EventBus, screen: Screen, clock: Clock, end: str
+) -> None:
+    @bus.on(end, priority=Priority.PERSIST)
+    def save() -> None:
+        clock.now += 1000
+
+    loop = start(bus)
+    for round in (1, 2):
+        loop.emit("validation_started", name="val", round=round, epoch=1, step=round * 10)
+        loop.emit(end, name="val", round=round, epoch=1, step=round * 10)
+        for step in range(round * 10, round * 10 + 5):
+            clock.now += 1
+            loop.emit("batch_finished", epoch=1, step=step, batch_size=50)
+    rates = [line.split()[-2] for line in screen.lines if "samples/s" in line]
+    assert rates == ["50.0"] * 4  # none on the lines of the two steps after a validation
 
 
 def test_steps_per_second_are_told_where_sizes_are_not(

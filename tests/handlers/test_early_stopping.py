@@ -116,6 +116,14 @@ def test_warmup_may_set_the_best() -> None:
     assert stopping.best == 1.0
 
 
+def test_one_observation_is_told_as_one() -> None:
+    loop = Loop(EarlyStopping(patience=1))
+    loop.validate(val_loss=1.0)
+    stop = loop.validate(val_loss=2.0)
+    assert stop is not None
+    assert stop.reason.endswith(" for 1 observation (patience 1)")
+
+
 def test_filter_chooses_the_observations() -> None:
     stopping = EarlyStopping(patience=1, when=every(2))
     loop = Loop(stopping)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from eventbus import EventBus, EventBusError, RestoredState, State, every, from_
-from eventbus.handlers import EMA, Checkpoint
+from eventbus import EventBus, EventBusError, Priority, RestoredState, State, every, from_
+from eventbus.handlers import EMA, Checkpoint, EarlyStopping
 from eventbus.loops import Run
 
 from .unread import Unread, read, unread
@@ -113,6 +113,49 @@ def test_complex_weights_are_averaged() -> None:
     loop.steps(1)
     assert ema.averaged is not None
     assert [p.item() for p in ema.averaged.module.parameters()] == [1j]
+
+
+def narrow_model(kind: torch.dtype = torch.bfloat16, size: int = 1) -> torch.nn.ParameterList:
+    return torch.nn.ParameterList([torch.full((2,), 1.0, dtype=kind) for _ in range(size)])
+
+
+def fill(model: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.fill_(value + number)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_average_of_narrow_weights_comes_to_where_they_stay(kind: torch.dtype) -> None:
+    # in bfloat16 1.25 and a hundredth of the way to 2 is 1.25
+    ema, model = EMA(decay=0.99), narrow_model(kind, size=20)
+    loop = Loop(ema, model).start().steps(1)
+    fill(model, 2.0)
+    loop.steps(1000)
+    assert ema.averaged is not None
+    for number, parameter in enumerate(ema.averaged.parameters()):
+        assert parameter.dtype == torch.float32
+        assert parameter.tolist() == pytest.approx([2.0 + number] * 2, rel=1e-3)
+    assert {parameter.dtype for parameter in model.parameters()} == {kind}
+
+
+def test_narrow_buffers_are_averaged_in_single_precision_too() -> None:
+    ema, model = EMA(decay=0.5), torch.nn.BatchNorm1d(2, dtype=torch.bfloat16)
+    Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    kinds = {name: buffer.dtype for name, buffer in ema.averaged.module.named_buffers()}
+    whole, wide = torch.int64, torch.float32
+    assert kinds == {"running_mean": wide, "running_var": wide, "num_batches_tracked": whole}
+
+
+def test_average_of_narrow_weights_may_be_called_in_single_precision() -> None:
+    ema, model = EMA(), torch.nn.LSTM(2, 1, dtype=torch.bfloat16)
+    Loop(ema, model).start().steps(1)
+    assert ema.averaged is not None
+    assert ema.averaged(torch.ones(1, 1, 2))[0].dtype == torch.float32
+    as_the_model_is = copy.deepcopy(ema.averaged.module).to(torch.bfloat16)
+    inputs = torch.ones(1, 1, 2, dtype=torch.bfloat16)
+    assert torch.equal(as_the_model_is(inputs)[0], model(inputs)[0])
 
 
 def test_average_begins_with_the_weights_after_the_first_step() -> None:
@@ -251,6 +294,20 @@ def test_validation_leaves_the_average_as_it_was() -> None:
     assert values_of(ema.averaged) == before
 
 
+def test_narrow_model_has_the_rounded_average_during_a_validation() -> None:
+    ema, model = EMA(decay=0.5, validate=True), narrow_model()
+    loop = Loop(ema, model).start().steps(1)
+    fill(model, 1.0 + 2**-7)  # the next number in bfloat16
+    loop.steps(2)
+    loop.begin_validation()
+    assert ema.averaged is not None
+    (averaged,) = ema.averaged.parameters()
+    assert averaged.tolist() == [1.0 + 0.75 * 2**-7] * 2
+    assert torch.equal(model[0], averaged.bfloat16())
+    loop.end_validation()
+    assert model[0].tolist() == [1.0 + 2**-7] * 2
+
+
 def test_weights_are_put_back_where_they_are() -> None:
     loop = Loop(EMA(decay=0.5, validate=True)).start().steps(2)
     addresses = [p.data_ptr() for p in loop.model.parameters()]
@@ -262,13 +319,13 @@ def test_weights_are_put_back_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("signal", "fields"),
     [
-        ("validation_done", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
         ("validation_interrupted", {"name": "val", "round": 1, "epoch": 1, "step": 3}),
+        ("batch_started", {"epoch": 1, "step": 4}),
         ("run_failed", {"exception": KeyboardInterrupt()}),
         ("run_closed", {"outcome": "failed"}),
     ],
 )
-def test_trained_weights_are_back_before_anybody_hears_of_the_end(
+def test_trained_weights_are_back_before_anybody_hears_that_it_was_cut_short(
     signal: str, fields: dict[str, Any]
 ) -> None:
     loop = Loop(EMA(decay=0.5, validate=True)).start().steps(3)
@@ -281,6 +338,60 @@ def test_trained_weights_are_back_before_anybody_hears_of_the_end(
 
     loop.emitter.emit(signal, **fields)
     assert seen == [trained]
+
+
+def test_trained_weights_are_back_once_it_is_decided_on_those_that_were_measured() -> None:
+    ema = EMA(decay=0.5, validate=True)
+    loop = Loop(ema).start().steps(3)
+    trained, seen = values_of(loop.model), {}
+    for priority in Priority:
+
+        @loop.bus.on("validation_done", priority=priority)
+        def look(priority: Priority = priority) -> None:
+            seen[priority] = values_of(loop.model)
+
+    loop.begin_validation()
+    loop.end_validation()
+    assert ema.averaged is not None
+    measured, saved = [values_of(ema.averaged.module)] * 4, [trained] * 2
+    assert [seen[priority] for priority in Priority] == [*measured, *saved]
+
+
+def test_average_of_validations_is_one_of_the_trained_weights() -> None:
+    lending = EMA(decay=0.5, validate=True, on="validation_done")
+    other = EMA(decay=0.5, on="validation_done")
+    loop = Loop(lending)
+    loop.bus.attach(other, name="other")
+    expected = torch.nn.Parameter(torch.tensor([2.0, -1.0]))  # Counting's, after one step
+    for _ in range(3):
+        loop.steps(1)
+        loop.begin_validation()
+        loop.end_validation()
+    with torch.no_grad():  # 1, 2 and 3 added to [1, -2]
+        expected.add_(1.25)
+    for ema in (lending, other):
+        assert ema.averaged is not None
+        assert dict(ema.averaged.module.named_parameters())["weight"].tolist() == expected.tolist()
+
+
+def test_trained_weights_are_back_where_a_loop_goes_on_after_a_handler_failed() -> None:
+    bus, model = EventBus(strict=True), Counting()
+    bus.attach(EMA(decay=0.5, validate=True))
+    trained: list[Any] = []
+
+    @bus.on("validation_done")
+    def fail() -> None:
+        raise ValueError("in a handler")
+
+    with Run(bus, model=model) as run:
+        for _ in run.steps(3):
+            if trained:
+                assert values_of(model) == trained[-1]
+            model.move(1.0)
+            run.report(loss=1.0)
+            trained.append(values_of(model))
+            with pytest.raises(ValueError, match="in a handler"), run.validation():
+                run.report(loss=1.0)
 
 
 @pytest.mark.parametrize("error", [ValueError("in a batch"), KeyboardInterrupt(), SystemExit(1)])
@@ -385,6 +496,64 @@ def test_ctrl_c_during_the_exchange_loses_nothing() -> None:
     assert model[0].tolist() == [0.0, 0.0]  # half way
     loop.emitter.emit("run_failed", exception=KeyboardInterrupt())
     assert [p.tolist() for p in model] == [[5.0, 5.0], [7.0, 7.0]]
+    loop.begin_validation()
+    armed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        loop.end_validation()
+    assert [p.tolist() for p in model] == [[5.0, 5.0], [0.0, 0.0]]  # half way back
+    loop.emitter.emit("run_failed", exception=KeyboardInterrupt())
+    assert [p.tolist() for p in model] == [[5.0, 5.0], [7.0, 7.0]]
+
+
+class Worse(Loop):
+    """Each validation measures the sum of the weights, which grow."""
+
+    def validate(self) -> float:
+        self.begin_validation()
+        with torch.no_grad():
+            loss = sum(float(parameter.sum()) for parameter in self.model.parameters())
+        place, metrics = self.place, {"val_loss": loss}
+        self.emitter.emit("validation_done", metrics=metrics, **place)
+        self.emitter.emit("epoch_finished", epoch=self.round, step=self.step, metrics=metrics)
+        return loss
+
+    def finish(self) -> None:
+        self.emitter.emit("run_finished", reason="completed", epoch=self.round, step=self.step)
+
+
+def test_early_stopping_puts_the_weights_back_that_had_the_metric() -> None:
+    loop = Worse(EMA(decay=0.5, validate=True))
+    stopping = EarlyStopping(restore_best=True)
+    loop.bus.attach(stopping)
+    loop.start().steps(3)
+    trained = values_of(loop.model)
+    best = loop.validate()
+    assert values_of(loop.model) == trained
+    loop.steps(2)
+    assert loop.validate() > best
+    loop.finish()
+    with torch.no_grad():
+        assert sum(float(p.sum()) for p in loop.model.parameters()) == best == stopping.best
+
+
+def test_best_checkpoint_holds_the_weights_to_go_on_from_and_the_average_beside_them(
+    tmp_path: Path,
+) -> None:
+    ema, checkpoint = EMA(decay=0.5, validate=True), Checkpoint(tmp_path)
+    loop = Worse(ema)
+    loop.bus.attach(checkpoint)
+    loop.bus.on("state_requested")(lambda model: State("model", model.state_dict()))
+    loop.start().steps(3)
+    trained = values_of(loop.model)
+    loop.validate()
+    assert ema.averaged is not None
+    averaged = values_of(ema.averaged)
+    loop.steps(2)
+    loop.validate()
+    assert checkpoint.best_path is not None
+    state = Checkpoint.load(checkpoint.best_path)
+    assert {name: tensor.tolist() for name, tensor in state["model"].items()} == trained
+    assert {name: v.tolist() for name, v in state["EMA"]["averaged"].items()} == averaged
 
 
 def test_checkpoint_during_a_validation_holds_the_trained_weights(
@@ -450,6 +619,40 @@ def test_average_goes_on_where_the_checkpoint_was(cut: int) -> None:
     assert whole.averaged is not None
     assert second.averaged is not None
     assert values_of(second.averaged) == values_of(whole.averaged)
+
+
+def resumed(state: Any, decay: float = 0.99) -> tuple[EMA, Loop]:
+    ema = EMA(decay=decay)
+    loop = Loop(ema, narrow_model())
+    loop.bus.emit("state_restored", state=RestoredState({"EMA": state}), path="x")
+    fill(loop.model, 2.0)
+    return ema, loop.start("x")
+
+
+def averages_of(ema: EMA) -> list[Any]:
+    assert ema.averaged is not None
+    return [parameter.tolist() for parameter in ema.averaged.parameters()]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 50])
+def test_average_of_narrow_weights_goes_on_bit_for_bit(cut: int) -> None:
+    whole, model = EMA(decay=0.99), narrow_model()
+    loop = Loop(whole, model).start().steps(1)
+    fill(model, 2.0)
+    state = through_disk(loop.steps(cut).bus.emit("state_requested").state["EMA"])
+    again, resumed_loop = resumed(state)
+    loop.steps(100)
+    resumed_loop.steps(100)
+    assert averages_of(again) == averages_of(whole)
+
+
+def test_state_that_was_saved_narrow_goes_on_in_single_precision() -> None:
+    names = {"module.0": torch.full((2,), 1.25, dtype=torch.bfloat16)}
+    state = {"averaged": {"n_averaged": torch.tensor(9), **names}, "updates": 9}
+    ema, loop = resumed(state)
+    loop.steps(1)
+    assert averages_of(ema) == [pytest.approx([1.2575] * 2)]
+    assert ema.state_dict()["averaged"]["module.0"].dtype == torch.float32
 
 
 def test_resumed_run_may_validate_with_the_average_at_once() -> None:

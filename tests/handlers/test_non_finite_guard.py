@@ -368,6 +368,12 @@ def test_run_is_stopped_when_only_batches_to_skip_come() -> None:
     assert (guard.skips, guard.skipped) == (3, 5)
 
 
+def test_one_batch_that_is_skipped_may_be_too_many() -> None:
+    stop = Loop(NonFiniteGuard("skip", max_skips=1)).backward(tensor(NAN)).stop
+    assert stop is not None
+    assert stop.reason == "1 batch skipped in a row; not finite in step 1: loss is nan"
+
+
 def test_training_goes_on_past_a_batch_that_was_skipped() -> None:
     bus, model = EventBus(strict=True), torch.nn.Linear(1, 1)
     bus.attach(NonFiniteGuard("skip"))
