@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -183,6 +184,47 @@ def test_damaged_checkpoint_that_cannot_be_renamed_is_passed_over_all_the_same(
     bus.attach(checkpoint)
     assert Training(bus).run(2).resumed_from == str(tmp_path / "step-00000010-0001")
     assert "keeps its name: Read-only file system" in caplog.text
+
+
+class Refusing(Files):
+    """A disk that at the moment lets nobody read one file or directory."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.number = path, number
+
+    def open(self, path: Path) -> BinaryIO:
+        self._refuse(path)
+        return super().open(path)
+
+    def scandir(self, path: Path) -> list[os.DirEntry[str]]:
+        self._refuse(path)
+        return super().scandir(path)
+
+    def _refuse(self, path: Path) -> None:
+        if path == self.path:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "manifest.json", ".", ".."])
+def test_checkpoint_that_cannot_be_read_is_neither_passed_over_nor_put_aside(
+    tmp_path: Path, name: str
+) -> None:
+    train(tmp_path, epochs=2, keep=None)
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto")
+    refused = Path(os.path.normpath(tmp_path / "step-00000020-0002" / name))
+    checkpoint.files = Refusing(refused, errno.EIO)
+    bus.attach(checkpoint)
+    with pytest.raises(CheckpointError, match=r"read: Input/output error.* may be sound.* rename"):
+        Training(bus).run(3)
+    assert epochs_in(tmp_path) == [1, 2]
+
+
+def test_checkpoint_that_is_gone_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    train(tmp_path, epochs=2, keep=None)
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto", when=at(99), at_end=False)
+    checkpoint.files = Refusing(tmp_path / "step-00000020-0002" / "state.pt", errno.ENOENT)
+    bus.attach(checkpoint)
+    assert Training(bus).run(2).resumed_from == str(tmp_path / "step-00000010-0001")
 
 
 def test_run_starts_afresh_and_says_so_where_all_are_damaged(
