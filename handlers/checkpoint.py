@@ -47,7 +47,7 @@ class Checkpoint(WithoutBus):
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
                         and brought to the disk on the loop's thread; if asynchronous, gathered and
                         copied there. That takes memory for a copy of all tensors
-    state               the ids of the checkpoints that are its own to delete
+    state               which checkpoints are its own to delete
     needs               for `export` safetensors: `pip install 'training-eventbus[safetensors]'`
     band, errors        PERSIST; at the run's end before ALTER, and where a `Stop` has cut an epoch
                         just before DECIDE; raised; rank 0 writes, every rank is asked for its state
@@ -197,7 +197,7 @@ class Checkpoint(WithoutBus):
         shelf = self._shelf
         if shelf.monitor is not None:
             shelf.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event, shelf.monitor)
+        draft = draft_of(event, shelf.monitor, shelf.series)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
@@ -267,6 +267,7 @@ class Checkpoint(WithoutBus):
         if self._run_id is not None and run_id != self._run_id:
             self._shelf.forget()
         self._run_id = run_id
+        self._shelf.begin()
 
     def _folder(self, event: Event) -> Folder:
         return Folder(directory_of(self.directory, event), self.files)
@@ -285,14 +286,17 @@ class Checkpoint(WithoutBus):
         check_clock(self._when)
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
+        self._adopt(event.context.get("run_id"))
         found = self._resume.find(event, folder)
         if found is None:
             return None
         saved, state = found
         logger.info("the run goes on from %s", saved.path)
         event.bus.emit("state_restored", state=RestoredState(state), path=str(saved.path))
+        if self._resume.wish != "auto":
+            self._shelf.before = ()  # what came after the one that was named is left alone
         self._shelf.survey(folder)
-        self._saved_whole = saved.manifest.step
+        self._saved_whole = saved.manifest.step if saved.manifest.whole else None
         return Restored(str(saved.path))
 
     @handles("run_finished", priority=Priority.PERSIST)
@@ -322,9 +326,9 @@ class Checkpoint(WithoutBus):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoints are this handler's own."""
-        return {"own": list(self._shelf.own)}
+        return self._shelf.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the checkpoints of the run that this one goes on from."""
-        self._shelf.own = list(state["own"])
+        self._shelf.take_over(state)
         self._run_id = None
