@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import platform
 import re
 import secrets
@@ -17,6 +18,7 @@ from ._checkpoint_manifest import Manifest
 from ._monitor import Monitor, as_numbers
 
 __all__ = [
+    "directories_of_others",
     "directory_of",
     "draft_of",
     "has_other_ranks",
@@ -110,3 +112,13 @@ def directory_of(template: str, event: Event) -> Path:
                 )
             template = template.replace(f"{{{name}}}", value)
     return Path(template)
+
+
+def directories_of_others(template: str, event: Event) -> list[Path]:
+    """List what `{run_id}` in a template makes the directories of runs of other ids."""
+    if "{run_id}" not in template:
+        return []
+    pattern = str(directory_of(glob.escape(template).replace("{run_id}", "*"), event))
+    own = directory_of(template, event)
+    found = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [Path(path) for path in found if Path(path) != own]

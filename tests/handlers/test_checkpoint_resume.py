@@ -266,6 +266,46 @@ def test_run_of_another_name_is_not_gone_on_from(tmp_path: Path) -> None:
         assert Training(bus, run=name).run(2).resumed_from is None
 
 
+def warned_of_others(directory: Path, caplog: pytest.LogCaptureFixture, **context: str) -> bool:
+    bus = EventBus()
+    bus.attach(Checkpoint(directory / "{run_id}" / "{run}", resume="auto"))
+    caplog.clear()
+    assert Training(bus, **context).run(1).resumed_from is None
+    return "give Run a run_id=" in caplog.text
+
+
+def test_directory_by_an_id_that_is_drawn_anew_is_told_where_others_hold_checkpoints(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not warned_of_others(tmp_path, caplog)
+    assert warned_of_others(tmp_path, caplog)
+    assert not warned_of_others(tmp_path, caplog, run="another")
+
+
+def test_directory_by_an_id_that_was_given_may_be_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run_id in ("first", "second"):
+        assert not warned_of_others(tmp_path, caplog, run_id=run_id)
+
+
+def test_what_fails_while_state_is_given_back_says_which_checkpoint_it_is_of(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, epochs=1)
+    (saved,) = Checkpoint.saved(tmp_path)
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    bus.on("state_restored")(lambda: 1 / 0 and None)
+    with pytest.raises(ZeroDivisionError) as caught:
+        Training(bus).run(2)
+    (note,) = [note for note in caught.value.__notes__ if "checkpoint" in note]
+    assert note == (
+        f"the run goes on from the checkpoint {saved.path}, saved at {saved.manifest.saved_at}, "
+        "for resume='auto'"
+    )
+
+
 def test_run_without_a_name_goes_on_from_one_without(tmp_path: Path) -> None:
     resumed = []
     for _ in range(2):
