@@ -101,12 +101,12 @@ class Checkpoint(WithoutBus):
         "never", the default, so that a run never goes on from another one's checkpoint unless
         told. "auto" goes on from the newest checkpoint in `directory` that verifies, saved by a
         run of the same name; each damaged one is passed over with a warning and renamed to
-        ``<name>.damaged``; with none, the run starts afresh. One that the system does not let be
-        read may be sound, and is an error. A run that has come to its end on
-        this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
-        from that, and it is an error if it cannot. Another word is an error at once, unless it is
-        the name of a directory. Where several handlers are to resume a run, it goes on from what
-        was saved last of all, or from the path that was given.
+        ``<name>.damaged``; with none, the run starts afresh. One that is there and cannot be read
+        is an error: it may be sound. A run that has come to its end on this bus is not gone on
+        from. A path, of a checkpoint or of a directory of them, goes on from that, and it is an
+        error if it cannot. Another word is an error at once, unless it is the name of a directory.
+        Where several handlers are to resume a run, it goes on from what any of them saved last,
+        or from the path that one was given.
 
     Attributes
     ----------

@@ -225,7 +225,9 @@ def ignore_in_worker(worker_id: int = 0, signals: Sequence[str] = (*_SIGNALS, "S
     SIGTERM is also what Python ends a worker by, and then it waits for that without a limit. So it
     is not ignored: the worker leaves the session, and with it the process group, of the training
     process, and hears nothing of what they are sent. What is sent to each process by its number,
-    as systemd does without ``KillMode=mixed``, reaches it all the same.
+    as systemd does without ``KillMode=mixed``, reaches it all the same. With the start method
+    "forkserver", Python 3.14's on Linux, the server hears the group, and its workers end with it:
+    give the DataLoader ``multiprocessing_context="spawn"`` or "fork".
 
     Parameters
     ----------
