@@ -10,7 +10,7 @@ from eventbus.signals import STANDARD
 
 __all__ = ["check_name", "check_pattern", "covers", "is_pattern", "near_standard"]
 
-NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored")
+NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored", "state_offered")
 """Machinery that a handler on `"*"` is not meant to see; it can be subscribed to by name."""
 
 NEAR = 0.8

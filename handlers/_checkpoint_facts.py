@@ -17,7 +17,7 @@ from ._monitor import Monitor, as_numbers
 __all__ = ["draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 
-def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
+def draft_of(event: Event, monitor: Monitor | None, series: str | None) -> Manifest:
     """Gather what the manifest says of a save on this signal; the files are not known yet."""
     import torch
 
@@ -35,7 +35,15 @@ def draft_of(event: Event, monitor: Monitor | None) -> Manifest:
             "python": platform.python_version(),
         },
         best=None if monitor is None else {"metric": monitor.metric, "mode": monitor.mode},
+        series=series,
+        whole=_is_whole(event),
     )
+
+
+def _is_whole(event: Event) -> bool:
+    """Tell whether nothing is left to do at this step; after a `Stop` a validation may be."""
+    is_completed = event.name == "run_finished" and event.fields.get("reason") == "completed"
+    return is_completed or event.name == "epoch_finished"
 
 
 def run_name(event: Event) -> str | None:

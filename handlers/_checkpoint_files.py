@@ -27,7 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from ._checkpoint_attempts import attempt_name, is_abandoned, under_way
-from ._checkpoint_loading import CheckpointError, cause, load_checkpoint, read_manifest
+from ._checkpoint_loading import (
+    CheckpointError,
+    cause,
+    load_checkpoint,
+    read_manifest,
+    unreadable,
+)
 from ._checkpoint_manifest import MANIFEST, STATE, Manifest, encode
 from ._checkpoint_payload import write_payload
 from ._files import Files
@@ -102,17 +108,30 @@ class Folder:
         """Load the newest wanted checkpoint that verifies; each other one is told once.
 
         With `quarantine` those that are damaged are put aside, so that no later start sums them.
+
+        Raises
+        ------
+        CheckpointError
+            One is there, and the system does not let it be read.
         """
-        for sequence, path in reversed(self.numbered()):
+        for sequence, path in reversed(self._readable()):
             try:
                 saved = SavedCheckpoint(path, sequence, read_manifest(path, self.files))
                 if wanted(saved):
                     return saved, load_checkpoint(path, self.files)
             except CheckpointError as error:
+                if error.unreadable:
+                    raise
                 logger.warning("passed over, an older one is tried: %s", error)
                 if quarantine and error.damaged:
                     self.put_aside(path)
         return None
+
+    def _readable(self) -> list[tuple[int, Path]]:
+        try:
+            return self.numbered()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
 
     def put_aside(self, path: Path) -> None:
         """Rename what is damaged to ``<name>.damaged``; nothing is deleted."""
@@ -257,7 +276,7 @@ def load_newest(path: Path, files: Files) -> tuple[SavedCheckpoint, dict[str, An
     Raises
     ------
     CheckpointError
-        There is none, or it is damaged.
+        There is none, or it is damaged, or the newest cannot be read.
     """
     if path.is_file():
         near = path.parent / MANIFEST

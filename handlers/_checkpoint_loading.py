@@ -23,7 +23,14 @@ from ._checkpoint_manifest import (
 from ._checkpoint_payload import offender, read_payload, summed
 from ._files import Files
 
-__all__ = ["CheckpointError", "cause", "check_loadable", "load_checkpoint", "read_manifest"]
+__all__ = [
+    "CheckpointError",
+    "cause",
+    "check_loadable",
+    "load_checkpoint",
+    "read_manifest",
+    "unreadable",
+]
 
 
 class CheckpointError(EventBusError):
@@ -35,12 +42,17 @@ class CheckpointError(EventBusError):
         The checkpoint, or the directory that it was to be in.
     damaged : bool
         Its files are not those that were written; else it may be good, but not for this program.
+    unreadable : bool
+        The system did not let it be read, though it is there; it may be sound.
     """
 
-    def __init__(self, message: str, *, path: Path, damaged: bool = False) -> None:
+    def __init__(
+        self, message: str, *, path: Path, damaged: bool = False, unreadable: bool = False
+    ) -> None:
         super().__init__(message, handler="Checkpoint")
         self.path = str(path)
         self.damaged = damaged
+        self.unreadable = unreadable
 
 
 def check_loadable(state: Mapping[str, Any], directory: Path) -> None:
@@ -125,9 +137,13 @@ def _unusable(path: Path) -> Iterator[None]:
         yield
     except (CheckpointError, MemoryError):
         raise
+    except FileNotFoundError as error:
+        text = f"checkpoint {path} cannot be used: {cause(error)}"
+        raise CheckpointError(text, path=path) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # a hostile or torn pickle may raise anything
-        why = cause(error) if isinstance(error, OSError) else _first_line(error)
-        text = f"checkpoint {path} cannot be used: {why}"
+        text = f"checkpoint {path} cannot be used: {_first_line(error)}"
         damaged = isinstance(error, DamageError)
         raise CheckpointError(text, path=path, damaged=damaged) from error
 
@@ -136,6 +152,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def cause(error: OSError) -> str:
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """Word that something is there which may be sound, and cannot be read."""
+    return CheckpointError(
+        f"{path} cannot be read: {cause(error, 'while reading')}; it may be sound, so no "
+        "older one takes its place: try again when it can be read, or rename it to do without it",
+        path=path,
+        unreadable=True,
+    )
+
+
+def cause(error: OSError, doing: str = "while writing") -> str:
     """Word what the operating system said, and about which file."""
-    return f"{error.strerror or error} (errno {error.errno}, {error.filename or 'while writing'})"
+    return f"{error.strerror or error} (errno {error.errno}, {error.filename or doing})"

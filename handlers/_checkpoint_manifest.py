@@ -41,6 +41,10 @@ class DamageError(ValueError):
     """What is there is not what was written."""
 
 
+_OPTIONAL = {"best": None, "series": None, "whole": False}
+"""What is not in the file where it is this."""
+
+
 @dataclass(frozen=True)
 class Sum:
     """The size, in bytes, and the SHA-256, in hexadecimal digits, of one file."""
@@ -71,7 +75,12 @@ class Manifest:
         Each file of the checkpoint but the manifest, by its plain name.
     best
         The `metric` by which the best checkpoint is kept, and the `mode`: "min" or "max"; None
-        where none is, and then not in the file.
+        where none is.
+    series
+        Random, one for all that a handler saves in one run.
+    whole
+        Whether nothing was left to do at its step, so that the end of the run need not be saved
+        where no step comes after it.
     """
 
     id: str
@@ -84,6 +93,8 @@ class Manifest:
     versions: Mapping[str, str]
     files: Mapping[str, Sum] = field(default_factory=dict)
     best: Mapping[str, str] | None = None
+    series: str | None = None
+    whole: bool = False
     format: int = FORMAT
 
 
@@ -92,8 +103,9 @@ def encode(manifest: Manifest) -> bytes:
     content = dict(vars(manifest))
     content["files"] = {name: vars(one) for name, one in manifest.files.items()}
     content["metrics"] = {key: _spelled(value) for key, value in manifest.metrics.items()}
-    if manifest.best is None:
-        del content["best"]
+    for name, default in _OPTIONAL.items():
+        if content[name] == default:
+            del content[name]
     content["check"] = hashlib.sha256(_dump(content)).hexdigest()
     return _dump(content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from eventbus.filters import current_rank
 from ._checkpoint_facts import run_name
 from ._checkpoint_files import Folder, SavedCheckpoint, load_newest, logger
 from ._checkpoint_loading import CheckpointError
+from ._paths import RunNames, paths_of_other_runs
 
 __all__ = ["Resume"]
+
+_DRAWN = re.compile(r"[0-9a-f]{12}")  # an id that the bus made up
 
 
 @dataclass
@@ -22,6 +26,8 @@ class Resume:
 
     Attributes
     ----------
+    template
+        The directory as it was given, before the run's id and name are put into it.
     ended
         By directory, the newest save when a run of this process came to its end there.
     opened
@@ -29,6 +35,7 @@ class Resume:
     """
 
     wish: str | Path
+    template: str
     ended: dict[Path, int] = field(default_factory=dict)
     opened: set[str | None] = field(default_factory=set)
     has_warned: bool = False
@@ -51,6 +58,8 @@ class Resume:
         if found is None and folder.newest_number():
             text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
             logger.warning(text, folder.path, wanted.run)
+        elif found is None and tidies:
+            self._warn_of_others(event, folder)
         return found
 
     def check_opened(self, event: Event, folder: Folder) -> None:
@@ -82,6 +91,20 @@ class Resume:
     def note_close(self, event: Event) -> None:
         """Take note that a run is over."""
         self.opened.discard(event.from_context("run_id", None))
+
+    def _warn_of_others(self, event: Event, folder: Folder) -> None:
+        """Say that a run whose id was drawn finds nothing where directories are told by the id."""
+        if not _DRAWN.fullmatch(str(event.context.get("run_id"))):
+            return  # given on purpose, and new
+        others = paths_of_other_runs("Checkpoint", self.template, RunNames.of(event))
+        if any(Folder(path, folder.files).newest_number() for path in others):
+            logger.warning(
+                "nothing to go on from in %s, which is new as the run's id is, but in other "
+                "directories of %s: give Run a run_id= to go on under, write {run} in the place of "
+                "{run_id}, or give resume= a path",
+                folder.path,
+                self.template,
+            )
 
     def note_end(self, folder: Folder) -> None:
         """Take note that what is saved so far belongs to runs that came to their end."""

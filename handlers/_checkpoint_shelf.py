@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,11 @@ class Shelf:
         None where none is best.
     own
         The ids of those that this handler may delete, oldest first.
+    series
+        What marks those that it saves in this run; drawn by `begin`.
+    before
+        The series of the run that this one goes on from, whose saves are its own too. `own` knows
+        only of those that were made before the checkpoint that the state comes from.
     last_path, best_path
         The newest and the best of them.
     """
@@ -37,15 +43,33 @@ class Shelf:
     keep_best: int
     monitor: Monitor | None
     own: list[str] = field(default_factory=list)
+    series: str | None = None
+    before: tuple[str, ...] = ()
     last_path: Path | None = None
     best_path: Path | None = None
 
     def forget(self) -> None:
         """Let go of all: they are another run's."""
         self.own = []
+        self.series, self.before = None, ()
         self.last_path = self.best_path = None
         if self.monitor is not None:
             self.monitor.reset()
+
+    def begin(self) -> None:
+        """Draw the series of this run, unless it has one."""
+        self.series = self.series or secrets.token_hex(16)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run that goes on from this one needs to take over."""
+        series = (*self.before, self.series) if self.series else self.before
+        return {"own": list(self.own), "series": list(series)}
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on in the place of a handler of another run, in a series of its own."""
+        self.own, self.before = list(state["own"]), tuple(state.get("series", ()))
+        self.series = None
+        self.begin()
 
     def may_be_best(self, draft: Manifest) -> bool:
         """Tell whether a save has the monitored metric, a finite one."""
@@ -61,11 +85,16 @@ class Shelf:
 
     def survey(self, folder: Folder) -> list[SavedCheckpoint]:
         """Look which of our checkpoints there are; the disk knows better than any record."""
-        own = [saved for saved in folder.saved() if saved.manifest.id in self.own]
+        own = [saved for saved in folder.saved() if self._is_own(saved.manifest)]
         self.own = [saved.manifest.id for saved in own]
+        self.before = ()  # no more will come of it, and what there is is known
         self.best_path = next((saved.path for saved in self._best(own)), None)
         self.last_path = own[-1].path if own else None
         return own
+
+    def _is_own(self, manifest: Manifest) -> bool:
+        series = {self.series, *self.before} - {None}
+        return manifest.id in self.own or manifest.series in series
 
     def _rotate(self, folder: Folder) -> None:
         """Delete what is ours and superseded; never the newest, never the best."""

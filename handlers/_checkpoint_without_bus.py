@@ -29,7 +29,7 @@ class WithoutBus:
         Raises
         ------
         CheckpointError
-            There is none, or it is damaged.
+            There is none, or it is damaged, or the newest cannot be read.
         """
         return load_newest(Path(path), Files())[1]
 

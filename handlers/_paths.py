@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import NamedTuple
 
 from eventbus import Event
 
-__all__ = ["RunNames", "check_folder", "file_given", "folder_given", "path_of_run"]
+__all__ = [
+    "RunNames",
+    "check_folder",
+    "file_given",
+    "folder_given",
+    "path_of_run",
+    "paths_of_other_runs",
+]
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _LEVEL = re.compile(r"(?!\.+$)[\w.+=@-]+")  # one level of a path, which leads nowhere else
@@ -109,6 +117,16 @@ def path_of_run(owner: str, template: str, names: RunNames) -> Path:
                 )
             template = template.replace(f"{{{name}}}", value)
     return Path(template)
+
+
+def paths_of_other_runs(owner: str, template: str, names: RunNames) -> list[Path]:
+    """List what is there of the paths that `{run_id}` makes for runs of other ids."""
+    if "{run_id}" not in template:
+        return []
+    pattern = glob.escape(template).replace("{run_id}", "*")
+    found = sorted(glob.glob(str(path_of_run(owner, pattern, names))))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    own = path_of_run(owner, template, names)
+    return [Path(path) for path in found if Path(path) != own]
 
 
 def _path_given(owner: str, path: object) -> str:

@@ -19,6 +19,7 @@ from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
 from ._checkpoint_manifest import Manifest
+from ._checkpoint_offers import Offer
 from ._checkpoint_resume import Resume
 from ._checkpoint_shelf import Shelf
 from ._checkpoint_without_bus import WithoutBus
@@ -45,11 +46,11 @@ class Checkpoint(WithoutBus):
                         `validation_batch_finished`; while a save is put off those that end a
                         step, an epoch, a validation or the run
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
-                        `state_restored`, the answer `Restored`
+                        `state_offered`, `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
                         and brought to the disk on the loop's thread; if asynchronous, gathered and
                         copied there. That takes memory for a copy of all tensors
-    state               the ids of the checkpoints that are its own to delete
+    state               which checkpoints are its own to delete
     needs               for `export` safetensors: `pip install 'training-eventbus[safetensors]'`
     band, errors        PERSIST; at the run's end before ALTER, and where a `Stop` has cut an epoch
                         just before DECIDE; raised; rank 0 writes, every rank is asked for its state
@@ -103,11 +104,13 @@ class Checkpoint(WithoutBus):
         "never", the default, so that a run never goes on from another one's checkpoint unless
         told. "auto" goes on from the newest checkpoint in `directory` that verifies, saved by a
         run of the same name; each damaged one is passed over with a warning and renamed to
-        ``<name>.damaged``; with none, the run starts afresh. A run that has come to its end on
-        this bus is not gone on from. A path, of a checkpoint or of a directory of them, goes on
-        from that, and it is an error if it cannot. Another word is an error at once, unless it is
-        the name of a directory. Attach the handler before the run is opened: afterwards it is too
-        late to go on from anything, and saving is refused.
+        ``<name>.damaged``; with none, the run starts afresh. One that is there and cannot be read
+        is an error: it may be sound. A run that has come to its end on this bus is not gone on
+        from. A path, of a checkpoint or of a directory of them, goes on from that, and it is an
+        error if it cannot. Another word is an error at once, unless it is the name of a directory.
+        Where several handlers are to resume a run, it goes on from what any of them saved last,
+        or from the path that one was given. Attach the handler before the run is opened:
+        afterwards it is too late to go on from anything, and saving is refused.
 
     Attributes
     ----------
@@ -120,6 +123,7 @@ class Checkpoint(WithoutBus):
     -----
     For a script that trains several runs and is to be resumed as a whole (k-fold), give the runs
     names and put ``{run}`` into `directory`: else the first run would find the last one's.
+    With ``{run_id}`` there, "auto" finds what was saved only where the `Run` is given its `run_id`.
 
     Examples
     --------
@@ -165,7 +169,9 @@ class Checkpoint(WithoutBus):
         monitor = None if best is None else Monitor("Checkpoint", best, mode, on=signals)
         self._shelf = Shelf(keep, keep_best, monitor)
         wish = os.fspath(resume)
-        self._resume = Resume(wish if wish in RESUME_WORDS else Path(wish).absolute())
+        is_word = wish in RESUME_WORDS
+        self._resume = Resume(wish if is_word else Path(wish).absolute(), self.directory)
+        self._offer = Offer(told=not is_word)
         self._writer = Writer() if asynchronous else None
         self._later = Later(self._save_late)
         self._run_id: str | None = None
@@ -203,7 +209,7 @@ class Checkpoint(WithoutBus):
         shelf = self._shelf
         if shelf.monitor is not None:
             shelf.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event, shelf.monitor)
+        draft = draft_of(event, shelf.monitor, shelf.series)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
@@ -273,6 +279,7 @@ class Checkpoint(WithoutBus):
         if self._run_id is not None and run_id != self._run_id:
             self._shelf.forget()
         self._run_id = run_id
+        self._shelf.begin()
 
     def _folder(self, event: Event) -> Folder:
         path = path_of_run("Checkpoint", self.directory, RunNames.of(event))
@@ -289,22 +296,42 @@ class Checkpoint(WithoutBus):
 
     # -- resuming
 
-    @handles("run_opened", priority=Priority.PERSIST)
-    def restore(self, event: Event) -> Restored | None:
-        """Put the state of a checkpoint back, where this was asked for and there is one."""
+    @handles("run_opened", priority=Priority.PERSIST + 1)
+    def seek(self, event: Event) -> None:
+        """Look for what the run goes on from, where this was asked for."""
         check_clock(self._when)
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
+        self._adopt(event.context.get("run_id"))
         found = self._resume.find(event, folder)
+        if found is not None:
+            self._offer.make(event, found)
+
+    @handles("run_opened", priority=Priority.PERSIST)
+    def restore(self, event: Event) -> Restored | None:
+        """Put the state of a checkpoint back, if no other handler has found a newer one."""
+        found = self._offer.take()
         self._waits.start(None if found is None else str(found[0].path))
         if found is None:
             return None
         saved, state = found
         logger.info("the run goes on from %s", saved.path)
-        event.bus.emit("state_restored", state=RestoredState(state), path=str(saved.path))
-        self._shelf.survey(folder)
-        self._saved_whole = saved.manifest.step
+        self._give_back(event.bus, saved, state)
+        if self._resume.wish != "auto":
+            self._shelf.before = ()  # what came after the one that was named is left alone
+        self._shelf.survey(self._folder(event))
+        self._saved_whole = saved.manifest.step if saved.manifest.whole else None
         return Restored(str(saved.path))
+
+    def _give_back(self, bus: EventBus, saved: SavedCheckpoint, state: Mapping[str, Any]) -> None:
+        try:
+            bus.emit("state_restored", state=RestoredState(state), path=str(saved.path))
+        except Exception as error:
+            error.add_note(
+                f"the run goes on from the checkpoint {saved.path}, saved at "
+                f"{saved.manifest.saved_at}, for resume={str(self._resume.wish)!r}"
+            )
+            raise
 
     @handles("run_finished", priority=Priority.PERSIST)
     def finish(self, event: Event) -> None:
@@ -327,6 +354,7 @@ class Checkpoint(WithoutBus):
             logger.error("a checkpoint was not saved", exc_info=error)
         finally:
             self._later.cease()
+            self._offer.take()
             if self._writer is not None:
                 self._writer.close()
         self._resume.note_close(event)
@@ -335,9 +363,9 @@ class Checkpoint(WithoutBus):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoints are this handler's own."""
-        return {"own": list(self._shelf.own)}
+        return self._shelf.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the checkpoints of the run that this one goes on from."""
-        self._shelf.own = list(state["own"])
+        self._shelf.take_over(state)
         self._run_id = None

@@ -216,11 +216,18 @@ class _Listener:
 
 
 def ignore_in_worker(worker_id: int = 0, signals: Sequence[str] = (*_SIGNALS, "SIGINT")) -> None:
-    """Ignore in a DataLoader's worker what is for the training process to act on.
+    """Keep from a DataLoader's worker what is for the training process to act on.
 
     To be given as ``worker_init_fn=ignore_in_worker``; with other signals, or an init function of
     your own, call it there. A worker ends when its DataLoader or its parent does. A signal that
     comes before a worker has got here still ends it: ``persistent_workers=True`` starts them once.
+
+    SIGTERM is also what Python ends a worker by, and then it waits for that without a limit. So it
+    is not ignored: the worker leaves the session, and with it the process group, of the training
+    process, and hears nothing of what they are sent. What is sent to each process by its number,
+    as systemd does without ``KillMode=mixed``, reaches it all the same. With the start method
+    "forkserver", Python 3.14's on Linux, the server hears the group, and its workers end with it:
+    give the DataLoader ``multiprocessing_context="spawn"`` or "fork".
 
     Parameters
     ----------
@@ -235,8 +242,16 @@ def ignore_in_worker(worker_id: int = 0, signals: Sequence[str] = (*_SIGNALS, "S
     >>> loader = DataLoader([1, 2, 3], num_workers=2, worker_init_fn=ignore_in_worker)
     """
     for name in signals:
-        if name in signal.Signals.__members__:
+        if name == "SIGTERM":
+            _leave_session()
+        elif name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
+
+
+def _leave_session() -> None:
+    if hasattr(os, "setsid"):
+        with suppress(PermissionError):  # it has one of its own already
+            os.setsid()
 
 
 def _checked(signals: Sequence[str]) -> tuple[str, ...]:

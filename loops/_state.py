@@ -21,6 +21,8 @@ __all__ = ["LoopState", "named_parts"]
 
 log = logging.getLogger("eventbus.loops")
 
+_TRAINED = ("model", "optimizer", "models", "optimizers")
+
 OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop", RANKS)
 
 
@@ -90,14 +92,27 @@ class LoopState:
         emitter = self._spans.emitter
         return emitter.bus.open_runs[-1:] == (emitter,)
 
-    def take(self, state: RestoredState) -> None:
+    def take(self, state: RestoredState, path: str | None = None) -> None:
         """Take this run's parts on `state_restored`.
 
         Once the run is under way its counts stay: data and time do not go back.
+
+        Raises
+        ------
+        ValueError
+            A model or an optimizer of the run is not in the checkpoint, and nothing was taken: it
+            would go on from the counts of a training that it has not had.
         """
+        for key in self._parts:
+            if key.partition(".")[0] in _TRAINED and self._lacks(state, key):
+                raise ValueError(_not_there(self._prefix + key, state, path))
         share = own_share(state, self._prefix, self._spans.ranks)
         for key, part in self._parts.items():
-            if self._has(state, key):
+            if self._lacks(state, key):
+                log.warning(
+                    "the restored state has no part %r, which goes on as it is", self._prefix + key
+                )
+            elif self._prefix + key in state:
                 value = share.get(key, state.take(self._prefix + key))
                 if value is not None or key not in share:
                     _load(part, value, self._prefix + key)
@@ -105,12 +120,12 @@ class LoopState:
         if position is not None and not self._spans.has_started:
             self._spans.restore(position)
 
-    def _has(self, state: RestoredState, key: str) -> bool:
-        whole = self._prefix + key
-        # A checkpoint of something else (weights alone) is no mistake; half of ours is.
-        if whole not in state and self._prefix + "loop" in state:
-            log.warning("the restored state has no part %r, which goes on as it is", whole)
-        return whole in state
+    def _lacks(self, state: RestoredState, key: str) -> bool:
+        """Tell whether a part is missing; a checkpoint of something else (weights alone) has none.
+
+        Half of ours is a mistake.
+        """
+        return self._prefix + key not in state and self._prefix + "loop" in state
 
 
 def named_parts(
@@ -139,6 +154,15 @@ def _checked_key(key: str, part: Any) -> str:
         if not callable(getattr(part, method, None)):
             raise TypeError(f"state={{{key!r}: ...}} needs a {method}; got {part!r}")
     return key
+
+
+def _not_there(key: str, state: RestoredState, path: str | None) -> str:
+    there = ", ".join(sorted(state))
+    return (
+        f"the run has a {key!r}, and the checkpoint {path or 'that it goes on from'} has no such "
+        f"part; it has: {there}. Give the run the models and optimizers that it was saved with, "
+        "or let it start afresh and load what you want of these parts yourself"
+    )
 
 
 def _load(part: Any, value: Any, key: str) -> None:

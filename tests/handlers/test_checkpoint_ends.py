@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -91,6 +92,37 @@ def test_resumed_run_with_nothing_left_to_do_saves_nothing(tmp_path: Path) -> No
         attached(bus, tmp_path, resume="auto")
         run_of(bus)
     assert steps_in(tmp_path) == [3, 6, 9]
+
+
+def test_run_killed_within_the_end_of_its_last_epoch_is_saved_at_its_end_once_resumed(
+    tmp_path: Path,
+) -> None:
+    for killed in (True, False):
+        bus = EventBus()
+        attached(bus, tmp_path, on="batch_finished", when=every(3), resume="auto")
+        if killed:
+            bus.on("epoch_finished")(lambda: 1 / 0 and None)
+        with contextlib.suppress(ZeroDivisionError):
+            run_of(bus, epochs=1)
+    assert [Checkpoint.load(s.path)["loop"]["epoch"] for s in Checkpoint.saved(tmp_path)] == [0, 1]
+
+
+def test_run_stopped_before_its_last_validation_is_saved_after_it_once_resumed(
+    tmp_path: Path,
+) -> None:
+    for stopped in (True, False, False):
+        bus = EventBus()
+        attached(bus, tmp_path, when=at(99), resume="auto")
+        if stopped:
+            bus.on("batch_finished", when=at(3))(lambda step: Stop("preempted"))
+        with Run(bus) as run:
+            for _epoch in run.epochs(1):
+                for _batch in run.batches([0, 1, 2]):
+                    run.report(loss=1.0)
+                for _batch in run.validate([0]):
+                    run.report(loss=0.5)
+    assert steps_in(tmp_path) == [3, 3]
+    assert Checkpoint.saved(tmp_path)[-1].manifest.metrics == {"loss": 1.0, "val_loss": 0.5}
 
 
 def test_end_that_was_chosen_as_signal_is_saved_once(tmp_path: Path) -> None:

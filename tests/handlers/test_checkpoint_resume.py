@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -186,6 +187,47 @@ def test_damaged_checkpoint_that_cannot_be_renamed_is_passed_over_all_the_same(
     assert "keeps its name: Read-only file system" in caplog.text
 
 
+class Refusing(Files):
+    """A disk that at the moment lets nobody read one file or directory."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.number = path, number
+
+    def open(self, path: Path) -> BinaryIO:
+        self._refuse(path)
+        return super().open(path)
+
+    def scandir(self, path: Path) -> list[os.DirEntry[str]]:
+        self._refuse(path)
+        return super().scandir(path)
+
+    def _refuse(self, path: Path) -> None:
+        if path == self.path:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "manifest.json", ".", ".."])
+def test_checkpoint_that_cannot_be_read_is_neither_passed_over_nor_put_aside(
+    tmp_path: Path, name: str
+) -> None:
+    train(tmp_path, epochs=2, keep=None)
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto")
+    refused = Path(os.path.normpath(tmp_path / "step-00000020-0002" / name))
+    checkpoint.files = Refusing(refused, errno.EIO)
+    bus.attach(checkpoint)
+    with pytest.raises(CheckpointError, match=r"read: Input/output error.* may be sound.* rename"):
+        Training(bus).run(3)
+    assert epochs_in(tmp_path) == [1, 2]
+
+
+def test_checkpoint_that_is_gone_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    train(tmp_path, epochs=2, keep=None)
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, resume="auto", when=at(99), at_end=False)
+    checkpoint.files = Refusing(tmp_path / "step-00000020-0002" / "state.pt", errno.ENOENT)
+    bus.attach(checkpoint)
+    assert Training(bus).run(2).resumed_from == str(tmp_path / "step-00000010-0001")
+
+
 def test_run_starts_afresh_and_says_so_where_all_are_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,6 +265,46 @@ def test_run_of_another_name_is_not_gone_on_from(tmp_path: Path) -> None:
         bus = EventBus()
         bus.attach(Checkpoint(tmp_path, resume="auto"))
         assert Training(bus, run=name).run(2).resumed_from is None
+
+
+def warned_of_others(directory: Path, caplog: pytest.LogCaptureFixture, **context: str) -> bool:
+    bus = EventBus()
+    bus.attach(Checkpoint(directory / "{run_id}" / "{run}", resume="auto"))
+    caplog.clear()
+    assert Training(bus, **context).run(1).resumed_from is None
+    return "give Run a run_id=" in caplog.text
+
+
+def test_directory_by_an_id_that_is_drawn_anew_is_told_where_others_hold_checkpoints(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not warned_of_others(tmp_path, caplog)
+    assert warned_of_others(tmp_path, caplog)
+    assert not warned_of_others(tmp_path, caplog, run="another")
+
+
+def test_directory_by_an_id_that_was_given_may_be_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run_id in ("first", "second"):
+        assert not warned_of_others(tmp_path, caplog, run_id=run_id)
+
+
+def test_what_fails_while_state_is_given_back_says_which_checkpoint_it_is_of(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, epochs=1)
+    (saved,) = Checkpoint.saved(tmp_path)
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    bus.on("state_restored")(lambda: 1 / 0 and None)
+    with pytest.raises(ZeroDivisionError) as caught:
+        Training(bus).run(2)
+    (note,) = [note for note in caught.value.__notes__ if "checkpoint" in note]
+    assert note == (
+        f"the run goes on from the checkpoint {saved.path}, saved at {saved.manifest.saved_at}, "
+        "for resume='auto'"
+    )
 
 
 def test_run_without_a_name_goes_on_from_one_without(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -19,7 +18,6 @@ import pytest
 
 from eventbus import Emitter, EventBus, Priority
 from eventbus.handlers import Checkpoint, Preemption
-from eventbus.handlers.preemption import ignore_in_worker
 from eventbus.loops import Run
 from eventbus.testing import FakeClock, capture
 
@@ -516,15 +514,100 @@ def test_no_signals_but_ctrl_c_is_possible() -> None:
 # -- workers
 
 
-def test_a_worker_ignores_what_the_training_process_acts_on() -> None:
-    pickle.loads(pickle.dumps(ignore_in_worker))(1)
-    assert in_place() == [signal.SIG_IGN] * 3
+IN_WORKER = """
+import os, pickle, signal, sys
+from eventbus.handlers.preemption import ignore_in_worker
+if os.fork() == 0:
+    numbers = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
+    work = pickle.loads(pickle.dumps(ignore_in_worker))
+    for _ in range(2):
+        work(0, *map(str.split, sys.argv[1:]))
+    print([signal.getsignal(n) is signal.SIG_IGN for n in numbers], os.getsid(0) == os.getpid())
+    print(signal.getsignal(signal.SIGTERM) is before[0])
+    sys.exit()
+os.wait()
+"""
+
+
+def test_a_worker_leaves_the_session_and_ignores_what_does_not_end_it() -> None:
+    assert run_script(IN_WORKER).stdout == "[False, True, True] True\nTrue\n"
 
 
 def test_a_worker_ignores_the_signals_that_are_named() -> None:
-    before = in_place()
-    ignore_in_worker(0, signals=["SIGUSR1", "SIGNOTHERE"])
-    assert in_place() == [before[0], signal.SIG_IGN, before[2]]
+    done = run_script(IN_WORKER, "SIGUSR1 SIGNOTHERE")
+    assert done.stdout == "[False, True, False] False\nTrue\n"
+
+
+ENDING = """
+import os, signal, sys
+import torch
+from torch.utils.data import DataLoader
+from eventbus import EventBus
+from eventbus.handlers import Preemption
+from eventbus.handlers.preemption import ignore_in_worker
+from eventbus.loops import Run
+
+def load(method, keep):
+    data, persistent = torch.ones(64, 2), keep == "persistent"
+    return DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=method,
+                      persistent_workers=persistent, worker_init_fn=ignore_in_worker)
+
+def main(where, *how):
+    bus = EventBus()
+    bus.attach(Preemption())
+
+    @bus.on("batch_finished" if where == "training" else "validation_batch_finished")
+    def end(step):
+        if where == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif where == "stopped":
+            os.killpg(0, signal.SIGTERM)
+        else:
+            raise ValueError("meant")
+
+    @bus.on("run_finished")
+    def save():
+        raise ValueError("the disk is full")
+
+    training, validation = load(*how), load(*how)
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            for _ in run.batches(training):
+                run.report(loss=1.0)
+                if run.step > 3:
+                    break
+            for _ in run.validate(validation):
+                run.report(loss=1.0)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "method", "keep", "code"),
+    [
+        ("training", "fork", "anew", 1),
+        ("training", "spawn", "persistent", 1),
+        ("validation", "fork", "persistent", 1),
+        ("stopped", "fork", "persistent", 1),
+        ("killed", "fork", "anew", -signal.SIGKILL),
+    ],
+)
+def test_a_process_ends_with_its_workers_however_it_comes_to_its_end(
+    where: str, method: str, keep: str, code: int, tmp_path: Path
+) -> None:
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    command = [sys.executable, "-P", str(script), where, method, keep]
+    # Ended by the time limit if not by itself; the workers hold the pipes too.
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, check=False, start_new_session=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "exited unexpectedly" not in done.stderr
 
 
 TRAINING = """

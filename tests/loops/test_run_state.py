@@ -271,15 +271,31 @@ def test_an_inner_run_opened_after_the_restore_takes_its_part(bus: EventBus) -> 
     assert torch.equal(fresh.weight, model.weight)
 
 
-def test_a_part_that_is_missing_is_told(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", ["model", "optimizer"])
+def test_a_run_does_not_go_on_without_a_part_that_is_trained(bus: EventBus, kind: str) -> None:
+    saver, trainer = Saver(bus), Trainer()
+    trainer.train(bus, epochs=1)
+    parts = saver.parts()
+    parts[f"{kind}s.a"] = parts.pop(kind)
+    weights = [parameter.clone() for parameter in trainer.model.parameters()]
+    restore(bus, {**parts, "counter": {"count": 99}})
+    message = rf"has a '{kind}', and the checkpoint runs/1 has no such part; it has: .*{kind}s\.a"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(bus, epochs=2)
+    assert trainer.counter.count == 6  # nothing was taken
+    assert all(torch.equal(*pair) for pair in zip(weights, trainer.model.parameters(), strict=True))
+
+
+def test_a_run_goes_on_without_a_part_that_is_not_trained_and_says_so(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
     saver = Saver(bus)
     Trainer().train(bus, epochs=1)
     parts = saver.parts()
-    del parts["optimizer"]
+    del parts["counter"]
     restore(bus, parts)
-    with caplog.at_level(logging.WARNING, logger="eventbus.loops"):
-        Trainer().train(bus, epochs=1)
-    assert "no part 'optimizer'" in caplog.text
+    assert Trainer().train(bus, epochs=2).step == 12
+    assert "has no part 'counter', which goes on as it is" in caplog.text
 
 
 def test_a_part_that_does_not_fit_fails_the_run_and_names_the_part(
