@@ -8,20 +8,18 @@ A checkpoint handler never meets the loop: it emits `state_requested` and gets t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from eventbus import Emitter, EventBus, RestoredState, State
-from eventbus.loops._by_rank import RANKS, gathered, own_share
+from eventbus.loops._by_rank import gathered, own_share
 from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._spans import Spans
 
-__all__ = ["LoopState", "named_parts"]
+__all__ = ["LoopState"]
 
 log = logging.getLogger("eventbus.loops")
-
-OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop", RANKS)
 
 
 class LoopState:
@@ -37,8 +35,15 @@ class LoopState:
         self._spans = spans
         self._parts: Mapping[str, Any] = {}
         self._prefix = ""
+        self._gaps: Sequence[str] = ()
 
-    def attach(self, bus: EventBus, parts: Mapping[str, Any], prefix: str = "") -> None:
+    def attach(
+        self,
+        bus: EventBus,
+        parts: Mapping[str, Any],
+        prefix: str = "",
+        gaps: Sequence[str] = (),
+    ) -> None:
         """Subscribe; a run inside another also answers for checkpoints of the outer run.
 
         Parameters
@@ -47,8 +52,11 @@ class LoopState:
             What has a `state_dict`, by key.
         prefix
             Put before each key: the name of a run inside another, and a dot.
+        gaps
+            What to warn of where state is first asked for.
         """
         self._parts, self._prefix = {**parts, "random": RandomGenerators()}, prefix
+        self._gaps = gaps
         emitter: Emitter = self._spans.emitter
         senders = (None, emitter.sender) if emitter.inner else (None,)
         for sender in senders:
@@ -73,6 +81,7 @@ class LoopState:
 
     def give(self) -> list[State]:
         """Answer `state_requested`."""
+        self._tell_of_gaps()
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts = self._spans.schedules.as_kept(parts)
         parts["loop"] = self._spans.state()
@@ -83,6 +92,12 @@ class LoopState:
             parts = gathered(parts, self._spans.ranks)
         exact = self._spans.is_exact or not self._is_innermost
         return [State(self._prefix + key, value, exact=exact) for key, value in parts.items()]
+
+    def _tell_of_gaps(self) -> None:
+        if self._parts:  # else whose loop it is keeps them
+            gaps, self._gaps = self._gaps, ()
+            for gap in gaps:
+                log.warning(gap)
 
     @property
     def _is_innermost(self) -> bool:
@@ -111,34 +126,6 @@ class LoopState:
         if whole not in state and self._prefix + "loop" in state:
             log.warning("the restored state has no part %r, which goes on as it is", whole)
         return whole in state
-
-
-def named_parts(
-    single: Mapping[str, Any],
-    several: Mapping[str, Mapping[str, Any] | None],
-    extra: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Return all that has a `state_dict`, by the key of its part."""
-    for name, given in {**several, "state": extra}.items():
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{name}= takes a dict, by name; got {given!r}")
-    parts = {key: part for key, part in single.items() if hasattr(part, "state_dict")}
-    for group, members in several.items():
-        for name, part in (members or {}).items():
-            if hasattr(part, "state_dict"):
-                parts[f"{group}.{name}"] = part
-    for key, part in (extra or {}).items():
-        parts[_checked_key(key, part)] = part
-    return parts
-
-
-def _checked_key(key: str, part: Any) -> str:
-    if key.partition(".")[0] in OWN_KEYS:
-        raise ValueError(f"state={{{key!r}: ...}}: {key!r} is a key of the Run's own; take another")
-    for method in ("state_dict", "load_state_dict"):
-        if not callable(getattr(part, method, None)):
-            raise TypeError(f"state={{{key!r}: ...}} needs a {method}; got {part!r}")
-    return key
 
 
 def _load(part: Any, value: Any, key: str) -> None:

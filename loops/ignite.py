@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from eventbus.loops._context import check_context
 from eventbus.loops._gradients import tell_before_step
 from eventbus.loops._ignite_evaluation import Evaluation
 from eventbus.loops._metrics import scalars
@@ -100,8 +101,9 @@ def attach(
         "models": models,
         "optimizers": optimizers,
         "config": config,
-        "state": state,
     }
+    check_context(context)
+    context["state"] = state
     emitter = Emitter(relay, trainer, context, report or read_output, loss_fn)
     for label, evaluator in evaluators.items():
         if evaluator is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from eventbus import Answers, Declaration, EventBus, Stop
+from eventbus.loops._context import check_context, named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
 from eventbus.loops._loop_over_batches import Batches
@@ -16,7 +17,6 @@ from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
-from eventbus.loops._state import named_parts
 from eventbus.loops._validation import HeldValidation
 from eventbus.naming import check_own_name
 
@@ -57,7 +57,8 @@ class Run:
     bus
         Where to emit.
     model, optimizer, scheduler, models, optimizers, config
-        The run's context, which handlers may name. Its state goes into checkpoints.
+        The run's context, which handlers may name. Its state goes into checkpoints; what has no
+        `state_dict` is told when the first one is made.
     name
         The label of the sender; "train" unless given. A Run opened inside another needs its own:
         it reaches only subscriptions with that `sender=`, and keeps its state under `<name>.`.
@@ -107,18 +108,23 @@ class Run:
     ) -> None:
         if not isinstance(bus, EventBus):
             raise TypeError(f"Run takes an EventBus; got {bus!r}")
-        single = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-        several = {"models": models, "optimizers": optimizers}
-        for group, members in several.items():
-            if members is not None and single[group[:-1]] is not None:
-                raise ValueError(f"give {group[:-1]}= or {group}=, not both")
+        context = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "models": models,
+            "optimizers": optimizers,
+            "config": config,
+            "run_id": run_id,
+        }
+        check_context(context)
         check_wish(ranks)
         check_own_name(name)
         self.bus = bus
         self._ranks: Wish = ranks
         self._name = name
-        self._context = {**single, **several, "config": config, "run_id": run_id}
-        self._parts = named_parts(single, several, state)
+        self._context = context
+        self._parts = named_parts(context, state)
         self._counts = Counts()
         self._span: RunSpan | None = None
 
