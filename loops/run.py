@@ -15,6 +15,7 @@ from eventbus.loops._loop_over_steps import Steps
 from eventbus.loops._loop_over_validation import Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
+from eventbus.loops._own_signals import check_not_own
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import HeldValidation
@@ -236,7 +237,14 @@ class Run:
 
         `loss`, `outputs` and `targets` are detached. A loop that emits `backward_finished` should
         honour a `.skip` in the answers: its step counts as skipped.
+
+        Raises
+        ------
+        ValueError
+            A signal that the Run emits itself, such as `epoch_finished`: what it carries is
+            reported.
         """
+        check_not_own(signal)
         spans = self._use()
         for key in ("loss", "outputs", "targets"):
             if key in fields:
@@ -250,8 +258,13 @@ class Run:
         return answers
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
-        """Let handlers replace a value; epoch and step are filled in where the signal has them."""
+        """Let handlers replace a value; epoch and step are filled in where the signal has them.
+
+        `loader_opened` and `batch_loaded` are for loops by steps, which load their data themselves:
+        in the body of `run.batches` they are a ValueError, as `emit` has it.
+        """
         spans = self._use()
+        check_not_own(signal, in_batches=isinstance(spans.passing(), Batches) and spans.is_in_body)
         self._fill_in(signal, fields)
         return spans.emitter.transform(signal, value, **fields)
 
