@@ -191,6 +191,9 @@ class InertSpans(Spans):
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep nothing."""
 
+    def skip(self, reason: str) -> None:
+        """Leave nothing out: no batch is under way here."""
+
 
 def _take(step: Callable[..., None], *args: Any, cause: BaseException) -> None:
     with noted(cause):

@@ -37,10 +37,12 @@ class Run:
     """Emits the signals of a training run around a loop that stays yours.
 
     It never steps, scales, zeroes or moves anything. A span (epoch, batch, validation) is closed
-    by the next call on the Run, so `break`, `continue`, `return` and exceptions need no care.
+    by the next call on the Run, so `break`, `return` and exceptions need no care.
 
     * A batch is *finished* when its body ran to the end, or was left by `break` after a report;
-      else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`.
+      else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`. Python does
+      not tell `continue` from the end of a body: where no step is taken, write
+      `run.skip("why"); continue`.
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
     * A `Stop` takes effect before the first batch of a step is loaded, in answer to its
@@ -228,6 +230,24 @@ class Run:
         span = self._span  # `_spans` is one call more, in each step
         (self._spans if span is None else span.spans).record(values)
 
+    def skip(self, reason: str) -> None:
+        """Count the batch under way as skipped; the loop says `continue`.
+
+        What `.skip` among the answers to `emit` has come from a handler: the number of the step is
+        not used up, its data is, and nothing that was reported for it counts. Of accumulated
+        micro-batches each is left out by itself, and the last one with all of its step. With
+        several ranks all of them say it, or none.
+
+        Raises
+        ------
+        RuntimeError
+            No batch is under way: outside of `run.batches` and `run.steps`, in a validation, and
+            where a validation has finished a step that was reported.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"run.skip takes a reason, a non-empty string; got {reason!r}")
+        self._use().skip(reason)
+
     @overload
     def emit(self, signal: str, /, **fields: Any) -> Answers: ...
     @overload
@@ -254,7 +274,7 @@ class Run:
         if spans.ranks is not None:
             answers = spans.ranks.heard(signal, answers)
         if answers.skip is not None and spans.batch is not None:
-            spans.batch.told_to_skip = True
+            spans.batch.tell_to_skip()
         return answers
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
