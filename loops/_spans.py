@@ -120,6 +120,7 @@ class Spans:
             raise RuntimeError("this Run is over; make another one")
         if not self.has_started:
             self.has_started = self.is_under_way = True
+            self.counts.start()
             self.emitter.emit(
                 "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
             )
@@ -253,6 +254,15 @@ class Spans:
         if about not in self._warned_of:
             self._warned_of.add(about)
             log.warning(message)
+
+    def warn_of_all_done(self, what: str, asked: int, done: int, before: int) -> None:
+        """Warn of a loop that has nothing to do, where what it asks for was done in this life."""
+        if asked and done > before and self.pending().stop is None:
+            self.warn_once(
+                f"run.{what}",
+                f"run.{what}({asked}) has nothing to do: it counts all {what} of the Run, which "
+                f"has done {done} (run.{what}({done + asked}) for {asked} more, or another Run)",
+            )
 
     # -- state
 
