@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 from eventbus.loops._by_rank import RANKS
+from eventbus.loops._model_state import ModelState
 
 __all__ = ["check_context", "gaps", "named_parts"]
 
@@ -69,10 +72,18 @@ def named_parts(context: Mapping[str, Any], extra: Mapping[str, Any] | None) -> 
         What a user wants in checkpoints besides.
     """
     given = _by_key(context)
-    parts = {key: part for key, part in given.items() if hasattr(part, "state_dict")}
+    parts = {
+        key: ModelState(part) if _is_model(key, part) else part
+        for key, part in given.items()
+        if hasattr(part, "state_dict")
+    }
     for key, part in _named("state", extra).items():
         parts[_checked_key(key, part)] = part
     return parts
+
+
+def _is_model(key: str, part: Any) -> bool:
+    return key.partition(".")[0] in {"model", "models"} and isinstance(part, nn.Module)
 
 
 def _by_key(context: Mapping[str, Any]) -> dict[str, Any]:

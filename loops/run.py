@@ -60,8 +60,9 @@ class Run:
     bus
         Where to emit.
     model, optimizer, scheduler, models, optimizers, config
-        The run's context, which handlers may name. Its state goes into checkpoints; what has no
-        `state_dict` is told when the first one is made.
+        The run's context, which handlers may name. Its state goes into checkpoints, that of a
+        model as the plain one has it, without `torch.compile` or data parallelism around it; what
+        has no `state_dict` is told when the first one is made.
     name
         The label of the sender; "train" unless given. A Run opened inside another needs its own:
         it reaches only subscriptions with that `sender=`, and keeps its state under `<name>.`.
