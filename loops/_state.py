@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch.optim import Optimizer
+
 from eventbus import Emitter, EventBus, RestoredState, State
 from eventbus.loops._by_rank import gathered, own_share
 from eventbus.loops._generators import RandomGenerators
@@ -105,17 +107,22 @@ class LoopState:
         emitter = self._spans.emitter
         return emitter.bus.open_runs[-1:] == (emitter,)
 
-    def take(self, state: RestoredState) -> None:
+    def take(self, state: RestoredState, path: str | None = None) -> None:
         """Take this run's parts on `state_restored`.
 
         Once the run is under way its counts stay: data and time do not go back.
+
+        Parameters
+        ----------
+        path
+            Of the checkpoint that the state is from, for messages.
         """
         share = own_share(state, self._prefix, self._spans.ranks)
         for key, part in self._parts.items():
             if self._has(state, key):
                 value = share.get(key, state.take(self._prefix + key))
                 if value is not None or key not in share:
-                    _load(part, value, self._prefix + key)
+                    _load(part, value, self._prefix + key, path)
         position = share.get("loop", state.take(self._prefix + "loop"))
         if position is not None and not self._spans.has_started:
             self._spans.restore(position)
@@ -128,9 +135,30 @@ class LoopState:
         return whole in state
 
 
-def _load(part: Any, value: Any, key: str) -> None:
+def _load(part: Any, value: Any, key: str, path: str | None) -> None:
+    needed = tuple(part.defaults) if _is_torchs(part) else ()  # torch adds to them as it loads
     try:
         part.load_state_dict(value)
+        _check_kind(part, needed)
     except Exception as error:
-        error.add_note(f"while restoring {key!r}")
+        source = "" if path is None else f" from {path}"
+        error.add_note(
+            f"while restoring {key!r}{source}: is it made as it was when that was saved, of the "
+            "same class and sizes?"
+        )
         raise
+
+
+def _is_torchs(part: Any) -> bool:
+    return isinstance(part, Optimizer) and type(part).__module__.startswith("torch.optim.")
+
+
+def _check_kind(part: Any, needed: Sequence[str]) -> None:
+    """Refuse the state of another optimizer, which torch's take; they would fail as they step."""
+    missing = [key for key in needed if any(key not in one for one in part.param_groups)]
+    if missing:
+        kind = type(part).__name__
+        raise ValueError(
+            f"the restored state is that of another optimizer than {kind}, which needs "
+            f"{', '.join(missing)}"
+        )
