@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
+from eventbus.failures import describe_error
+
 __all__ = ["Ending", "described", "noted"]
 
 log = logging.getLogger("eventbus.loops")
@@ -36,8 +38,4 @@ def noted(cause: BaseException) -> Iterator[None]:
 
 def described(error: BaseException) -> str:
     """Word an exception in one line, whatever its own `__str__` does."""
-    try:
-        text = str(error).partition("\n")[0]
-    except Exception:  # noqa: BLE001 - it must not hide the failure that it is about
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return describe_error(error).partition("\n")[0]
