@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
 from eventbus.failures import describe_error
 
-__all__ = ["Ending", "described", "noted"]
+__all__ = ["Ending", "described", "noted", "told_to"]
 
 log = logging.getLogger("eventbus.loops")
 
@@ -34,6 +34,16 @@ def noted(cause: BaseException) -> Iterator[None]:
     except Exception as error:
         cause.add_note(f"while closing the run, a handler raised {described(error)}")
         log.error("a handler failed while the run was closing", exc_info=error)
+
+
+@contextmanager
+def told_to(fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Have `fail` called with whatever is raised inside, which goes on."""
+    try:
+        yield
+    except BaseException as error:
+        fail(error)
+        raise
 
 
 def described(error: BaseException) -> str:

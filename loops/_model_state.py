@@ -12,16 +12,16 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["ModelState", "bare"]
+__all__ = ["ModelState", "bare_model"]
 
 _WRAPPERS = ("_orig_mod", "module")
 
 
-def bare(model: Any) -> Any:
+def bare_model(model: Any) -> Any:
     """Return the model inside what `torch.compile` and data parallelism wrap around it."""
     model = getattr(model, "_orig_mod", model)  # torch.compile's
     is_wrapped = isinstance(model, nn.DataParallel | DistributedDataParallel)
-    return bare(model.module) if is_wrapped else model
+    return bare_model(model.module) if is_wrapped else model
 
 
 class ModelState:
@@ -40,12 +40,12 @@ class ModelState:
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return it under the names of the bare model."""
-        state: Mapping[str, Any] = bare(self._model).state_dict()
+        state: Mapping[str, Any] = bare_model(self._model).state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it, also under the names that a wrapper gave."""
-        model = bare(self._model)
+        model = bare_model(self._model)
         model.load_state_dict(_unwrapped(state, model))
 
 

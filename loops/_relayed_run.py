@@ -55,6 +55,7 @@ class RelayedRun:
         self.framework = framework
         self.is_open = False
         self._run: RunSpan | None = None
+        self._epochs: int | None = None
         self._name = name
         self._cannot = cannot or {}
         self._said: set[str] = set()
@@ -89,7 +90,7 @@ class RelayedRun:
         context
             `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
         """
-        self._epochs: int | None = None
+        self._epochs = None
         self._run = RunSpan(self.bus, self._name, context, Counts())
         self._warn_of_limits()
         self._span.open(named_parts({**context, **(stand_ins or {})}, state))
