@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 from eventbus.answers import Answers, Request
@@ -162,6 +163,8 @@ def play(bus: EventBus, script: Script, *, sender: str = "train", **context: Any
     ----------
     script
         Pairs of a signal's name and its fields, as `scripted_run` makes them.
+    sender
+        The label of the run; handlers attached with `sender=` hear that one alone.
     context
         As for `bus.bind`.
 
@@ -193,6 +196,7 @@ def scripted_run(
     *,
     losses: Iterable[float] = (),
     validation: Iterable[Mapping[str, float]] = (),
+    batches: Iterable[Any] = (),
     resumed_from: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make the script of a whole run for `play`: each signal of a plain loop, in its place.
@@ -204,8 +208,14 @@ def scripted_run(
     losses
         The loss of each step; 0.0 when they run out.
     validation
-        The metrics of each epoch's validation, by their full names (`val_loss`); no validation
-        when they run out.
+        The metrics of each epoch's validation, by their full names (`val_loss`), of one batch; no
+        validation when they run out.
+    batches
+        What the steps train on, over and over, for handlers that change it. `loader_opened` and
+        `batch_loaded` are left out where there are none; `play` drops what handlers make of them.
+    resumed_from
+        What `run_started` says: the path of the checkpoint that the run goes on from. Handlers with
+        a state then keep it; it is not put back here.
 
     Examples
     --------
@@ -214,16 +224,14 @@ def scripted_run(
     ['run_opened', 'run_started', 'epoch_started', 'batch_started', 'backward_finished', \
 'batch_finished', 'epoch_finished', 'run_finished', 'run_closed']
     """
-    next_loss, next_validation = iter(losses), iter(validation)
+    next_loss, next_validation, next_batch = iter(losses), iter(validation), cycle(batches)
     last: dict[str, float] = {}
     yield "run_opened", {}
     yield "run_started", {"epochs": epochs, "steps": epochs * steps, "resumed_from": resumed_from}
     for epoch in range(1, epochs + 1):
         yield "epoch_started", {"epoch": epoch, "step": (epoch - 1) * steps}
-        seen = []
-        for step in range((epoch - 1) * steps + 1, epoch * steps + 1):
-            seen.append(next(next_loss, 0.0))
-            yield from _scripted_step(epoch, step, seen[-1])
+        seen = [next(next_loss, 0.0) for _ in range(steps)]
+        yield from _scripted_steps(epoch, seen, list(islice(next_batch, steps)))
         last = {"loss": sum(seen) / len(seen)} if seen else {}
         measured = next(next_validation, None)
         if measured is not None:
@@ -236,11 +244,19 @@ def scripted_run(
     yield "run_closed", {"outcome": "completed"}
 
 
-def _scripted_step(epoch: int, step: int, loss: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    place = {"epoch": epoch, "step": step}
-    yield "batch_started", place
-    yield "backward_finished", {**place, "loss": loss}
-    yield "batch_finished", {**place, "loss": loss, "metrics": {"loss": loss}}
+def _scripted_steps(
+    epoch: int, losses: list[float], batches: list[Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    before = (epoch - 1) * len(losses)
+    if batches:
+        yield "loader_opened", {"loader": batches, "epoch": epoch, "step": before}
+    for index, loss in enumerate(losses, start=1):
+        place = {"epoch": epoch, "step": before + index}
+        for batch in batches[index - 1 : index]:
+            yield "batch_loaded", {"batch": batch, "batch_index": index, **place}
+        yield "batch_started", place
+        yield "backward_finished", {**place, "loss": loss}
+        yield "batch_finished", {**place, "loss": loss, "metrics": {"loss": loss}}
 
 
 def _scripted_validation(
@@ -248,6 +264,7 @@ def _scripted_validation(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     place = {"name": "val", "round": epoch, "epoch": epoch, "step": step}
     yield "validation_started", place
+    yield "validation_batch_finished", {**place, "metrics": dict(metrics)}
     yield "validation_done", {**place, "metrics": dict(metrics)}
 
 

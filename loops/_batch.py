@@ -65,7 +65,12 @@ class BatchSpan:
     has_stepped : bool
         An optimizer of the run has stepped in it.
     told_to_skip : bool
-        The loop has seen a `SkipBatch` among the answers to what it emitted.
+        The loop has seen a `SkipBatch` among the answers to what it emitted, or has said `run.skip`
+        of the micro-batch under way.
+    is_not_to_step : bool
+        So it is, in a loop that is then expected to let no optimizer step.
+    own_reason : str
+        That of `run.skip`; empty where an answer has it.
     data_wait_s : float or None
         Host time that the loop waited for data; None in a loop that reads none.
     """
@@ -83,6 +88,8 @@ class BatchSpan:
         "boundary",
         "data_wait_s",
         "has_stepped",
+        "is_not_to_step",
+        "own_reason",
         "owner",
         "step",
         "told_to_skip",
@@ -94,7 +101,8 @@ class BatchSpan:
         self.step = spans.counts.steps_done + 1
         self.bodies = 0
         self.boundary = True
-        self.told_to_skip = False
+        self.told_to_skip = self.is_not_to_step = False
+        self.own_reason = ""
         self.has_stepped = False
         self.data_wait_s: float | None = None
         self._body: Body | None = None
@@ -123,8 +131,15 @@ class BatchSpan:
         """Give the loop one more micro-batch."""
         self.bodies += 1
         self.boundary = boundary
-        self.told_to_skip = False
+        if self.told_to_skip:
+            self.told_to_skip = self.is_not_to_step = False
+            self.own_reason = ""
         self._body = self._last = body
+
+    def tell_to_skip(self, own_reason: str = "") -> None:
+        """The loop leaves out the micro-batch under way: an answer's doing, or its own."""
+        self.told_to_skip = self.is_not_to_step = True
+        self.own_reason = self.own_reason or own_reason
 
     def exclude(self, seconds: float) -> None:
         """Leave host time that was not spent on the step out of its duration."""
@@ -231,6 +246,8 @@ class BatchSpan:
 
     def _why_skipped(self) -> str:
         skip, cut = self._spans.pending().skip, self._spans.cut()
+        if self.own_reason:
+            return self.own_reason
         if skip is not None and self.told_to_skip:
             return skip.reason
         if cut is not None:

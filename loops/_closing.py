@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
-__all__ = ["Ending", "described", "noted"]
+from eventbus.failures import describe_error
+
+__all__ = ["Ending", "described", "noted", "told_to"]
 
 log = logging.getLogger("eventbus.loops")
 
@@ -34,10 +36,16 @@ def noted(cause: BaseException) -> Iterator[None]:
         log.error("a handler failed while the run was closing", exc_info=error)
 
 
+@contextmanager
+def told_to(fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Have `fail` called with whatever is raised inside, which goes on."""
+    try:
+        yield
+    except BaseException as error:
+        fail(error)
+        raise
+
+
 def described(error: BaseException) -> str:
     """Word an exception in one line, whatever its own `__str__` does."""
-    try:
-        text = str(error).partition("\n")[0]
-    except Exception:  # noqa: BLE001 - it must not hide the failure that it is about
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return describe_error(error).partition("\n")[0]

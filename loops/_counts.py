@@ -25,6 +25,8 @@ class Counts:
         Finished validations, by name.
     batch_index : int
         Micro-batches that came out of the loader in this epoch.
+    epochs_before, steps_before : int
+        Those that were done when the run started: 0, but where it was resumed.
     """
 
     epoch: int = 0
@@ -32,6 +34,8 @@ class Counts:
     steps_done: int = 0
     rounds: dict[str, int] = field(default_factory=dict)
     batch_index: int = 0
+    epochs_before: int = 0
+    steps_before: int = 0
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, in plain Python."""
@@ -40,6 +44,10 @@ class Counts:
             "step": self.steps_done,
             "rounds": dict(self.rounds),
         }
+
+    def start(self) -> None:
+        """The run starts; what is done by then was done in an earlier life."""
+        self.epochs_before, self.steps_before = self.epochs_done, self.steps_done
 
     @property
     def under_way(self) -> int:

@@ -6,13 +6,14 @@ import atexit
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 from transformers import Trainer, TrainerCallback
+
+from eventbus.loops._closing import told_to
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -60,7 +61,7 @@ class Guest(TrainerCallback):
     ) -> Any:
         if not self._relay.is_open or self._trainer is not trainer:
             return call(*args, **kwargs)
-        with self._closing():
+        with told_to(self._fail):
             return method(trainer, call, *args, **kwargs)
 
     def _train(self, trainer: Trainer, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -93,14 +94,6 @@ class Guest(TrainerCallback):
     ) -> None:
         self._fail(error or RuntimeError("the Trainer left its training without a word"))
 
-    @contextmanager
-    def _closing(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._fail(error)
-            raise
-
     def _fail(self, error: BaseException) -> None:
         self._let_go()
         self._relay.fail(error)
@@ -122,7 +115,7 @@ def within_run(method: Callable[P, None]) -> Callable[P, None]:
         guest = args[0]
         assert isinstance(guest, Guest)
         if guest._relay.is_open:
-            with guest._closing():
+            with told_to(guest._fail):
                 method(*args, **kwargs)
 
     return hook

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import torch
 
+from eventbus.loops._closing import told_to
 from eventbus.loops._keras_model import ATTRIBUTE, copied
 from eventbus.loops._keras_optimizer import OptimizerView, Stepping
 from eventbus.loops._metrics import scalars
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit"]
 
-Guard = Callable[[], AbstractContextManager[None]]
+Fail = Callable[[BaseException], None]
 
 
 class Fit:
@@ -32,8 +32,8 @@ class Fit:
         Compiled, and built.
     steps
         Batches of an epoch, where Keras knows.
-    guard
-        Makes a context that ends the run where it is left by an exception.
+    fail
+        Ends the run after an exception.
 
     Attributes
     ----------
@@ -41,8 +41,8 @@ class Fit:
         The model's optimizer, where it has one and something to train.
     """
 
-    def __init__(self, relay: Relay, model: Any, steps: int | None, guard: Guard) -> None:
-        self._relay, self._model, self._guard = relay, model, guard
+    def __init__(self, relay: Relay, model: Any, steps: int | None, fail: Fail) -> None:
+        self._relay, self._model, self._fail = relay, model, fail
         self._steps = steps or 0
         self.view: OptimizerView | None = None
         self._stepping: Stepping | None = None
@@ -110,7 +110,7 @@ class Fit:
         if not self._is_due:
             return original(data)  # `train_on_batch`, called by somebody within the fit
         self._is_due, self._raised = False, None
-        with self._guard():
+        with told_to(self._fail):
             try:
                 logs = self._train_on(original, data[0])
             except Exception:
@@ -196,7 +196,7 @@ class Fit:
         """End the epoch if Keras is done with its work, though the hook is yet to be called."""
         is_trained = self._batches > 0 and not self._model.training
         if is_trained and not self._relay.in_validation:
-            with self._guard():
+            with told_to(self._fail):
                 self.end_epoch()
 
     # -- validations
@@ -210,7 +210,7 @@ class Fit:
         self._left_s = perf_counter()
 
     def _test(self, data: Any, original: Callable[[Any], Any]) -> Any:
-        with self._guard():
+        with told_to(self._fail):
             if self._relay.stop is not None:
                 self._is_validation_cut = self._model.stop_evaluating = True
                 return self._model.get_metrics_result()

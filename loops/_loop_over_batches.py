@@ -27,6 +27,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         self._loader = loader
         self.accumulate = accumulate
         self._reader: Reader | None = None
+        self._has_given = False
 
     def __next__(self) -> T:
         spans = self._spans
@@ -108,8 +109,27 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if self._spans.ranks is not None:
             batch = self._spans.ranks.read(batch)
         if batch is END:
+            self._warn_if_used_up()
             self._end(done=True)
+        elif not self._has_given:
+            self._has_given = True
+            self._spans.place.have_given.add(id(self._loader))
         return batch
+
+    def _warn_if_used_up(self) -> None:
+        assert self._reader is not None
+        spans, reader = self._spans, self._reader
+        has_given = id(self._loader) in spans.place.have_given
+        is_empty = reader.read == 0 and reader.size is None
+        if is_empty and has_given and spans.pending().stop is None:
+            epoch = spans.counts.epoch
+            place = "a pass over the data" if spans.epoch is None else f"epoch {epoch}"
+            kind = type(self._loader).__name__
+            spans.warn_once(
+                "data that is used up",
+                f"{place} had no batch: the {kind} that run.batches was given seems to be used up; "
+                "a list or a DataLoader begins anew",
+            )
 
     def _give(self, batch: Any) -> tuple[T, bool]:
         """Offer a batch to the handlers; say whether the loop is to have it."""

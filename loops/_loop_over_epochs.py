@@ -23,7 +23,7 @@ class Epochs(Iterator[int]):
     def __init__(self, spans: Spans, epochs: int) -> None:
         self._spans = spans
         self._epochs = epochs
-        self._is_over = False
+        self._has_begun = self._is_over = False
         spans.watch(self)
 
     def __next__(self) -> int:
@@ -33,6 +33,7 @@ class Epochs(Iterator[int]):
         self._check_alone()
         spans.end_body_of_epochs(self)
         if not self._is_over and self._begin():
+            self._has_begun = True
             return spans.counts.epoch
         self._is_over = True
         raise StopIteration
@@ -46,8 +47,11 @@ class Epochs(Iterator[int]):
             )
 
     def _begin(self) -> bool:
-        spans = self._spans
-        if spans.counts.epochs_done >= self._epochs:
+        spans, counts = self._spans, self._spans.counts
+        if counts.epochs_done >= self._epochs:
+            if not self._has_begun:
+                done, before = counts.epochs_done, counts.epochs_before
+                spans.warn_of_all_done("epochs", self._epochs, done, before)
             return False
         if spans.ranks is not None:
             spans.ranks.before_epoch()

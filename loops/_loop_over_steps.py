@@ -27,12 +27,19 @@ class Steps(Pass, Iterator[int]):
         spans.end_body_of_steps(self, "run.steps()")
         if not self._has_begun:
             self._begin()
+            self._check_whether_done()
         while self._goes_on():
             span = spans.open_batch(self)
             if self._announce(span, None, spans.emitter.pending.answered):
                 span.enter(Body(has_batch=False), boundary=True)
                 return span.step
         raise StopIteration
+
+    def _check_whether_done(self) -> None:
+        counts = self._spans.counts
+        if counts.steps_done >= self._steps:
+            done, before = counts.steps_done, counts.steps_before
+            self._spans.warn_of_all_done("steps", self._steps, done, before)
 
     def _goes_on(self) -> bool:
         done = self._spans.counts.steps_done >= self._steps

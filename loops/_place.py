@@ -32,9 +32,12 @@ class Place:
         Micro-batches of the pass under way that came out of the loader.
     done : Done
         What is done of the loops in the body.
+    have_given : set of int
+        The `id` of each loader that a batch came out of: held, an iterator would keep its workers.
     """
 
     def __init__(self) -> None:
+        self.have_given: set[int] = set()
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
         self._manner: Mapping[str, int] = {}  # of the last loader

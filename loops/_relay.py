@@ -17,6 +17,7 @@ from eventbus.loops._nested import detached
 from eventbus.loops._relayed_run import RelayedRun
 
 if TYPE_CHECKING:
+    from eventbus import EventBus
     from eventbus.loops._batch import BatchSpan
     from eventbus.loops._validation import ValidationSpan
 
@@ -36,8 +37,17 @@ class Relay(RelayedRun):
         As for `RelayedRun`.
     """
 
-    _passes_over = False
-    _is_due = False  # the step that is passed over has come to its end
+    def __init__(
+        self,
+        bus: EventBus,
+        framework: str,
+        *,
+        name: str | None = None,
+        cannot: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(bus, framework, name=name, cannot=cannot)
+        self._passes_over = False
+        self._is_due = False  # the step that is passed over has come to its end
 
     def start(self, *, epochs: int | None = None, steps: int | None = None) -> None:
         """Emit `run_started`; `epochs` and `steps` are those in all, as far as they are known."""
@@ -129,7 +139,7 @@ class Relay(RelayedRun):
 
     def _is_refused(self) -> bool:
         span, pending = self._spans.batch, self._spans.pending()
-        answer = pending.skip or self._spans.cut() if pending else None
+        answer = pending.skip or self._spans.cut()
         if answer is None or span is None:
             return False
         span.skip(answer.reason)

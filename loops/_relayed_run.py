@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus import EventBus, RestoredState
+from eventbus.loops._context import named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._run_span import RunSpan
-from eventbus.loops._state import named_parts
 
 if TYPE_CHECKING:
     from eventbus import Stop
@@ -55,6 +55,7 @@ class RelayedRun:
         self.framework = framework
         self.is_open = False
         self._run: RunSpan | None = None
+        self._epochs: int | None = None
         self._name = name
         self._cannot = cannot or {}
         self._said: set[str] = set()
@@ -89,12 +90,10 @@ class RelayedRun:
         context
             `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`, `run_id`.
         """
-        one = {key: context.get(key) for key in ("model", "optimizer", "scheduler")}
-        several = {key: context.get(key) for key in ("models", "optimizers")}
-        self._epochs: int | None = None
+        self._epochs = None
         self._run = RunSpan(self.bus, self._name, context, Counts())
         self._warn_of_limits()
-        self._span.open(named_parts({**one, **(stand_ins or {})}, several, state))
+        self._span.open(named_parts({**context, **(stand_ins or {})}, state))
         self.is_open = True  # what fails in its opening has closed it again
         self.resume(carried, resumed_from)
         if resumed_from is not None and not within_epoch:

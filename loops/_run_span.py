@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus import Stop
 from eventbus.inert import inert_bus, silence_in_children
 from eventbus.loops._closing import Ending, described, noted
+from eventbus.loops._context import gaps
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._ranks import meet
 from eventbus.loops._spans import Spans
@@ -56,6 +57,7 @@ class RunSpan:
         self.spans = Spans(emitter, counts)
         self._prefix = f"{label}." if outer else ""
         self.state = LoopState(self.spans)
+        self._context = context
         self._optimizers = (context.get("optimizer"), *(context.get("optimizers") or {}).values())
         self._hooks: list[RemovableHandle] = []
         self._wish: Wish = ranks
@@ -80,7 +82,8 @@ class RunSpan:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
         meet(self.spans, self._wish, self._outer)  # where that fails nothing has begun
         try:
-            self.state.attach(self._bus, parts, self._prefix)
+            missing = gaps(self._context, parts, is_inner=self._outer is not None)
+            self.state.attach(self._bus, parts, self._prefix, missing)
             self._hooks = note_steps(self.spans, self._optimizers)
             restored = self.spans.emitter.emit("run_opened").restored
             self.spans.resumed_from = None if restored is None else str(restored.path)
@@ -187,6 +190,9 @@ class InertSpans(Spans):
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep nothing."""
+
+    def skip(self, reason: str) -> None:
+        """Leave nothing out: no batch is under way here."""
 
 
 def _take(step: Callable[..., None], *args: Any, cause: BaseException) -> None:

@@ -90,6 +90,7 @@ class Spans:
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
         self._has_lost_some = False
+        self._warned_of: set[str] = set()
         self._loose = Report()
         self._position: Mapping[str, Any] = {}  # in an epoch that a resumed run goes on with
 
@@ -119,6 +120,7 @@ class Spans:
             raise RuntimeError("this Run is over; make another one")
         if not self.has_started:
             self.has_started = self.is_under_way = True
+            self.counts.start()
             self.emitter.emit(
                 "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
             )
@@ -233,10 +235,34 @@ class Spans:
             self._loose.add_metrics(values, "the run outside of its steps", ())
             self.last.update({key: self._loose.metrics[key] for key in values})
 
+    def skip(self, reason: str) -> None:
+        """Have the micro-batch under way left out, as the loop wants it."""
+        if self.batch is None or not self.batch.bodies or self.validation is not None:
+            raise RuntimeError(
+                f"run.skip({reason!r}): no batch is under way; it goes into the body of "
+                "run.batches() or run.steps(), and not into a validation"
+            )
+        self.batch.tell_to_skip(reason)
+
     def note_undone(self) -> None:
         """Remember that work of this epoch was left undone."""
         if self.epoch is not None:
             self.epoch.note_undone()
+
+    def warn_once(self, about: str, message: str) -> None:
+        """Log a warning, the first of its kind in this run alone."""
+        if about not in self._warned_of:
+            self._warned_of.add(about)
+            log.warning(message)
+
+    def warn_of_all_done(self, what: str, asked: int, done: int, before: int) -> None:
+        """Warn of a loop that has nothing to do, where what it asks for was done in this life."""
+        if asked and done > before and self.pending().stop is None:
+            self.warn_once(
+                f"run.{what}",
+                f"run.{what}({asked}) has nothing to do: it counts all {what} of the Run, which "
+                f"has done {done} (run.{what}({done + asked}) for {asked} more, or another Run)",
+            )
 
     # -- state
 

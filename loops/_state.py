@@ -8,22 +8,23 @@ A checkpoint handler never meets the loop: it emits `state_requested` and gets t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch.optim import Optimizer
+
 from eventbus import Emitter, EventBus, RestoredState, State
-from eventbus.loops._by_rank import RANKS, gathered, own_share
+from eventbus.loops._by_rank import gathered, own_share
 from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._spans import Spans
 
-__all__ = ["LoopState", "named_parts"]
+__all__ = ["LoopState"]
 
 log = logging.getLogger("eventbus.loops")
 
 _TRAINED = ("model", "optimizer", "models", "optimizers")
-
-OWN_KEYS = ("model", "optimizer", "scheduler", "models", "optimizers", "random", "loop", RANKS)
+"""Parts without which a run has not had the training that a checkpoint counts."""
 
 
 class LoopState:
@@ -39,8 +40,15 @@ class LoopState:
         self._spans = spans
         self._parts: Mapping[str, Any] = {}
         self._prefix = ""
+        self._gaps: Sequence[str] = ()
 
-    def attach(self, bus: EventBus, parts: Mapping[str, Any], prefix: str = "") -> None:
+    def attach(
+        self,
+        bus: EventBus,
+        parts: Mapping[str, Any],
+        prefix: str = "",
+        gaps: Sequence[str] = (),
+    ) -> None:
         """Subscribe; a run inside another also answers for checkpoints of the outer run.
 
         Parameters
@@ -49,8 +57,11 @@ class LoopState:
             What has a `state_dict`, by key.
         prefix
             Put before each key: the name of a run inside another, and a dot.
+        gaps
+            What to warn of where state is first asked for.
         """
         self._parts, self._prefix = {**parts, "random": RandomGenerators()}, prefix
+        self._gaps = gaps
         emitter: Emitter = self._spans.emitter
         senders = (None, emitter.sender) if emitter.inner else (None,)
         for sender in senders:
@@ -75,6 +86,7 @@ class LoopState:
 
     def give(self) -> list[State]:
         """Answer `state_requested`."""
+        self._tell_of_gaps()
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts = self._spans.schedules.as_kept(parts)
         parts["loop"] = self._spans.state()
@@ -86,6 +98,12 @@ class LoopState:
         exact = self._spans.is_exact or not self._is_innermost
         return [State(self._prefix + key, value, exact=exact) for key, value in parts.items()]
 
+    def _tell_of_gaps(self) -> None:
+        if self._parts:  # else whose loop it is keeps them
+            gaps, self._gaps = self._gaps, ()
+            for gap in gaps:
+                log.warning(gap)
+
     @property
     def _is_innermost(self) -> bool:
         """False for a run in whose body the one is that a checkpoint is made of."""
@@ -96,6 +114,11 @@ class LoopState:
         """Take this run's parts on `state_restored`.
 
         Once the run is under way its counts stay: data and time do not go back.
+
+        Parameters
+        ----------
+        path
+            Of the checkpoint that the state is from, for messages.
 
         Raises
         ------
@@ -115,7 +138,7 @@ class LoopState:
             elif self._prefix + key in state:
                 value = share.get(key, state.take(self._prefix + key))
                 if value is not None or key not in share:
-                    _load(part, value, self._prefix + key)
+                    _load(part, value, self._prefix + key, path)
         position = share.get("loop", state.take(self._prefix + "loop"))
         if position is not None and not self._spans.has_started:
             self._spans.restore(position)
@@ -128,34 +151,6 @@ class LoopState:
         return self._prefix + key not in state and self._prefix + "loop" in state
 
 
-def named_parts(
-    single: Mapping[str, Any],
-    several: Mapping[str, Mapping[str, Any] | None],
-    extra: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Return all that has a `state_dict`, by the key of its part."""
-    for name, given in {**several, "state": extra}.items():
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{name}= takes a dict, by name; got {given!r}")
-    parts = {key: part for key, part in single.items() if hasattr(part, "state_dict")}
-    for group, members in several.items():
-        for name, part in (members or {}).items():
-            if hasattr(part, "state_dict"):
-                parts[f"{group}.{name}"] = part
-    for key, part in (extra or {}).items():
-        parts[_checked_key(key, part)] = part
-    return parts
-
-
-def _checked_key(key: str, part: Any) -> str:
-    if key.partition(".")[0] in OWN_KEYS:
-        raise ValueError(f"state={{{key!r}: ...}}: {key!r} is a key of the Run's own; take another")
-    for method in ("state_dict", "load_state_dict"):
-        if not callable(getattr(part, method, None)):
-            raise TypeError(f"state={{{key!r}: ...}} needs a {method}; got {part!r}")
-    return key
-
-
 def _not_there(key: str, state: RestoredState, path: str | None) -> str:
     there = ", ".join(sorted(state))
     return (
@@ -165,9 +160,30 @@ def _not_there(key: str, state: RestoredState, path: str | None) -> str:
     )
 
 
-def _load(part: Any, value: Any, key: str) -> None:
+def _load(part: Any, value: Any, key: str, path: str | None) -> None:
+    needed = tuple(part.defaults) if _is_torchs(part) else ()  # torch adds to them as it loads
     try:
         part.load_state_dict(value)
+        _check_kind(part, needed)
     except Exception as error:
-        error.add_note(f"while restoring {key!r}")
+        source = "" if path is None else f" from {path}"
+        error.add_note(
+            f"while restoring {key!r}{source}: is it made as it was when that was saved, of the "
+            "same class and sizes?"
+        )
         raise
+
+
+def _is_torchs(part: Any) -> bool:
+    return isinstance(part, Optimizer) and type(part).__module__.startswith("torch.optim.")
+
+
+def _check_kind(part: Any, needed: Sequence[str]) -> None:
+    """Refuse the state of another optimizer, which torch's take; they would fail as they step."""
+    missing = [key for key in needed if any(key not in one for one in part.param_groups)]
+    if missing:
+        kind = type(part).__name__
+        raise ValueError(
+            f"the restored state is that of another optimizer than {kind}, which needs "
+            f"{', '.join(missing)}"
+        )

@@ -1,7 +1,8 @@
 """Whether an optimizer has stepped within the step under way: its weights are then the next ones'.
 
 A checkpoint that is made there would hold weights of a step that does not count yet, and a resumed
-run would take that step twice.
+run would take that step twice. And one that steps where the step is skipped has done what is told
+as not done.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    from eventbus.loops._batch import BatchSpan
     from eventbus.loops._spans import Spans
 
 __all__ = ["note_steps"]
@@ -28,14 +30,28 @@ def note_steps(spans: Spans, optimizers: Iterable[Any]) -> list[RemovableHandle]
     """
 
     def note(*stepped: Any) -> None:
-        if spans.batch is not None:
-            spans.batch.has_stepped = True
+        batch = spans.batch
+        if batch is not None:
+            batch.has_stepped = True
+            if batch.is_not_to_step:
+                _warn(spans, batch)
 
     hooks: list[RemovableHandle] = []
     for optimizer in {id(one): one for given in optimizers for one in _within(given)}.values():
         with suppress(AttributeError):  # a wrapper that is an optimizer by name alone
             hooks.append(optimizer.register_step_post_hook(note))
     return hooks
+
+
+def _warn(spans: Spans, batch: BatchSpan) -> None:
+    why = "the loop had said run.skip(...): `run.skip(...); continue`"
+    if not batch.own_reason:
+        why = (
+            'a handler had answered SkipBatch: `if run.emit("backward_finished", ...).skip: '
+            "optimizer.zero_grad(); continue`"
+        )
+    text = f"an optimizer stepped in step {batch.step}, which counts as skipped, although {why}"
+    spans.warn_once("a step that was to be skipped", text)
 
 
 def _within(optimizer: Any) -> list[Optimizer]:

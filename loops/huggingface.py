@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eventbus.loops._closing import told_to
 from eventbus.loops._gradients import drop_gradients
 from eventbus.loops._relay import Relay
 
@@ -115,7 +116,7 @@ class Emitter(Guest):
         """Open the run."""
         path = self._arrive()
         self._ending, self._evaluations, self._drops = None, 0, False
-        with self._closing():
+        with told_to(self._fail):
             if not args.torch_compile:
                 self._hook = kwargs["model"].register_forward_hook(self._work.see_outputs)
             self._open(args, state, path, kwargs)

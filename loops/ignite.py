@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from eventbus.loops._context import check_context
 from eventbus.loops._gradients import tell_before_step
 from eventbus.loops._ignite_evaluation import Evaluation
 from eventbus.loops._metrics import scalars
@@ -100,8 +101,9 @@ def attach(
         "models": models,
         "optimizers": optimizers,
         "config": config,
-        "state": state,
     }
+    check_context(context)
+    context["state"] = state
     emitter = Emitter(relay, trainer, context, report or read_output, loss_fn)
     for label, evaluator in evaluators.items():
         if evaluator is not None:
@@ -146,7 +148,7 @@ class Emitter:
         self._batches = 0  # of this epoch
         self._is_cut = False
         self._began_s = 0.0
-        self._is_loaded = self._validates = False
+        self._is_loaded = self._sees_steps = False
         self._placed: list[tuple[Engine, Any, Callable[..., None]]] = []
         self._place(trainer, Events.STARTED, self._start)
         self._place(trainer, Events.EPOCH_STARTED, self._start_epoch)
@@ -160,7 +162,6 @@ class Emitter:
     def validate_by(self, name: str, evaluator: Engine) -> None:
         """Take the runs of an evaluator for validations of that name."""
         validation = Evaluation(self._relay, name, evaluator, self._loss_fn)
-        self._validates = True
         self._place(evaluator, Events.STARTED, validation.start)
         self._place(evaluator, Events.ITERATION_STARTED, validation.start_batch)
         self._place(evaluator, Events.ITERATION_COMPLETED, validation.end_batch)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from eventbus.loops._closing import told_to
 from eventbus.loops._relay import Relay
 
 try:
@@ -62,7 +63,7 @@ def _told(
     @wraps(hook)
     def guarded(self: Emitter, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self._fit is not None:
-            with self._guarded():
+            with told_to(self._fail):
                 hook(self, self._fit, *args, **kwargs)
 
     return guarded
@@ -139,10 +140,10 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._has_started = False
         vars(self.model)[ATTRIBUTE] = self._stowage
         self._names = names_followed(self.model)  # until the last handler has had its turn
-        self._fit = Fit(self._relay, self.model, self.params["steps"], self._guarded)
+        self._fit = Fit(self._relay, self.model, self.params["steps"], self._fail)
         atexit.register(self._leave)
         _open.add(self)
-        with self._guarded():
+        with told_to(self._fail):
             self._relay.open(
                 **self._context,
                 model=self.model,
@@ -175,14 +176,6 @@ class Emitter(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no
         self._close()
         with self._names:
             self._relay.finish()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._fail(error)
-            raise
 
     def _fail(self, error: BaseException) -> None:
         self._close()

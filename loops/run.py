@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from eventbus import Answers, Declaration, EventBus, Stop
+from eventbus.loops._context import check_context, named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
 from eventbus.loops._loop_over_batches import Batches
@@ -14,9 +15,9 @@ from eventbus.loops._loop_over_steps import Steps
 from eventbus.loops._loop_over_validation import Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
+from eventbus.loops._own_signals import check_not_own
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
-from eventbus.loops._state import named_parts
 from eventbus.loops._validation import HeldValidation
 from eventbus.naming import check_own_name
 
@@ -36,10 +37,12 @@ class Run:
     """Emits the signals of a training run around a loop that stays yours.
 
     It never steps, scales, zeroes or moves anything. A span (epoch, batch, validation) is closed
-    by the next call on the Run, so `break`, `continue`, `return` and exceptions need no care.
+    by the next call on the Run, so `break`, `return` and exceptions need no care.
 
     * A batch is *finished* when its body ran to the end, or was left by `break` after a report;
-      else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`.
+      else it is *skipped*, and so it is when the answers to `run.emit` held a `.skip`. Python does
+      not tell `continue` from the end of a body: where no step is taken, write
+      `run.skip("why"); continue`.
     * An epoch is *finished*, with `complete=False` after `break` or `StopEpoch`, and *interrupted*
       when a `Stop` or a failure left work undone.
     * A `Stop` takes effect before the first batch of a step is loaded, in answer to its
@@ -57,7 +60,9 @@ class Run:
     bus
         Where to emit.
     model, optimizer, scheduler, models, optimizers, config
-        The run's context, which handlers may name. Its state goes into checkpoints.
+        The run's context, which handlers may name. Its state goes into checkpoints, that of a
+        model as the plain one has it, without `torch.compile` or data parallelism around it; what
+        has no `state_dict` is told when the first one is made.
     name
         The label of the sender; "train" unless given. A Run opened inside another needs its own:
         it reaches only subscriptions with that `sender=`, and keeps its state under `<name>.`.
@@ -107,18 +112,23 @@ class Run:
     ) -> None:
         if not isinstance(bus, EventBus):
             raise TypeError(f"Run takes an EventBus; got {bus!r}")
-        single = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-        several = {"models": models, "optimizers": optimizers}
-        for group, members in several.items():
-            if members is not None and single[group[:-1]] is not None:
-                raise ValueError(f"give {group[:-1]}= or {group}=, not both")
+        context = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "models": models,
+            "optimizers": optimizers,
+            "config": config,
+            "run_id": run_id,
+        }
+        check_context(context)
         check_wish(ranks)
         check_own_name(name)
         self.bus = bus
         self._ranks: Wish = ranks
         self._name = name
-        self._context = {**single, **several, "config": config, "run_id": run_id}
-        self._parts = named_parts(single, several, state)
+        self._context = context
+        self._parts = named_parts(context, state)
         self._counts = Counts()
         self._span: RunSpan | None = None
 
@@ -221,6 +231,24 @@ class Run:
         span = self._span  # `_spans` is one call more, in each step
         (self._spans if span is None else span.spans).record(values)
 
+    def skip(self, reason: str) -> None:
+        """Count the batch under way as skipped; the loop says `continue`.
+
+        What `.skip` among the answers to `emit` has come from a handler: the number of the step is
+        not used up, its data is, and nothing that was reported for it counts. Of accumulated
+        micro-batches each is left out by itself, and the last one with all of its step. With
+        several ranks all of them say it, or none.
+
+        Raises
+        ------
+        RuntimeError
+            No batch is under way: outside of `run.batches` and `run.steps`, in a validation, and
+            where a validation has finished a step that was reported.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"run.skip takes a reason, a non-empty string; got {reason!r}")
+        self._use().skip(reason)
+
     @overload
     def emit(self, signal: str, /, **fields: Any) -> Answers: ...
     @overload
@@ -230,7 +258,14 @@ class Run:
 
         `loss`, `outputs` and `targets` are detached. A loop that emits `backward_finished` should
         honour a `.skip` in the answers: its step counts as skipped.
+
+        Raises
+        ------
+        ValueError
+            A signal that the Run emits itself, such as `epoch_finished`: what it carries is
+            reported.
         """
+        check_not_own(signal)
         spans = self._use()
         for key in ("loss", "outputs", "targets"):
             if key in fields:
@@ -240,12 +275,17 @@ class Run:
         if spans.ranks is not None:
             answers = spans.ranks.heard(signal, answers)
         if answers.skip is not None and spans.batch is not None:
-            spans.batch.told_to_skip = True
+            spans.batch.tell_to_skip()
         return answers
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
-        """Let handlers replace a value; epoch and step are filled in where the signal has them."""
+        """Let handlers replace a value; epoch and step are filled in where the signal has them.
+
+        `loader_opened` and `batch_loaded` are for loops by steps, which load their data themselves:
+        in the body of `run.batches` they are a ValueError, as `emit` has it.
+        """
         spans = self._use()
+        check_not_own(signal, in_batches=isinstance(spans.passing(), Batches) and spans.is_in_body)
         self._fill_in(signal, fields)
         return spans.emitter.transform(signal, value, **fields)
 

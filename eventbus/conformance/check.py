@@ -16,6 +16,7 @@ from eventbus.conformance.watch import Watch
 __all__ = ["check_loop", "watch_loop"]
 
 Train = Callable[[EventBus], Any]
+Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
 
 def check_loop(
@@ -135,17 +136,12 @@ def _run(
     report: Report,
     limits: Limits,
     *,
-    expect: type[BaseException] | tuple[type[BaseException], ...] = (),
+    expect: Kinds = (),
 ) -> Watch:
     watch, bus = Watch(report, limits), EventBus()
-    try:
-        with _watching(watch, bus):
-            train(bus)
-    except expect as error:
-        report.error = error
-    else:
-        if expect != ():
-            _tell_after(watch, f"the loop raised nothing; {_named(expect)} was expected")
+    report.error = _outcome(train, watch, bus, expect)
+    if report.error is None and expect != ():
+        _tell_after(watch, f"the loop raised nothing; {_named(expect)} was expected")
     return watch
 
 
@@ -159,7 +155,7 @@ def _try(trial: Trial, train: Train, plain: Watch) -> None:
         return
     watch, bus = Watch(plain.report, plain.limits, given=str(trial)), EventBus()
     cue = trial.attach(bus)
-    error = _outcome(train, watch, bus)
+    error = _outcome(train, watch, bus, Exception)  # raised again, unless it was planned
     if cue.run_id is None and error is None:
         plain.report.note(f"{trial} was not tried: no handler without sender= hears of that")
         return
@@ -172,11 +168,11 @@ def _try(trial: Trial, train: Train, plain: Watch) -> None:
     _judge(trial, watch, plain, cue.run_id)
 
 
-def _outcome(train: Train, watch: Watch, bus: EventBus) -> Exception | None:
+def _outcome(train: Train, watch: Watch, bus: EventBus, caught: Kinds) -> BaseException | None:
     try:
         with _watching(watch, bus):
             train(bus)
-    except Exception as error:  # noqa: BLE001 - looked at, and raised again unless it was planned
+    except caught as error:
         return error
     return None
 
@@ -202,6 +198,6 @@ def _is_planned(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _named(expect: type[BaseException] | tuple[type[BaseException], ...]) -> str:
+def _named(expect: Kinds) -> str:
     kinds = expect if isinstance(expect, tuple) else (expect,)
     return " or ".join(kind.__name__ for kind in kinds)

@@ -16,8 +16,6 @@ class EpochRules:
 
     Attributes
     ----------
-    steps_in_epochs : list of int
-        Steps finished in each epoch that has begun.
     interrupted : int
         Epochs that were interrupted; only a stopped or failed run has one.
     """

@@ -132,6 +132,13 @@ class Place:
             spans.append((f"epoch {self.epoch}", "epoch_finished or epoch_interrupted"))
         return spans
 
+    def close_validation(self, seen: Seen, tell: Tell) -> None:
+        """Tell of a validation that should have been closed before, and take it as closed."""
+        if self.validation is not None:
+            what, closers = self.open_spans()[0]
+            tell(seen, "closing", f"{what} is still open: {closers} comes first")
+            self.validation = None
+
     def check_step(self, seen: Seen, tell: Tell) -> None:
         """Hold the step of something that is no step against where the run is."""
         step = seen.count("step")

@@ -32,6 +32,8 @@ ANY_TIME = frozenset(
 """By the loop or by handlers, whenever a run is open."""
 
 LOOP_SIGNALS = frozenset(STANDARD) - ANY_TIME
+BEFORE_START = frozenset({"run_opened", "run_started", "run_failed", "run_closed"})
+ENDS = frozenset({"run_finished", "run_failed", "run_closed"})
 
 
 class RunRules:
@@ -129,11 +131,7 @@ class RunRules:
             self._tell(seen, "closing", "came after run_closed, which is always the last of a run")
         elif seen.name not in LOOP_SIGNALS:
             return
-        elif self._end is not None and seen.name not in (
-            "run_closed",
-            "run_failed",
-            "run_finished",
-        ):
+        elif self._end is not None and seen.name not in ENDS:
             self._tell(seen, "closing", f"came after {self._end.name}: run_closed alone may follow")
         elif not self.has_started and seen.name not in BEFORE_START:
             self._tell(seen, "order", "came before run_started, which comes once, before the first")
@@ -229,7 +227,3 @@ class RunRules:
             self._tell(seen, "closing", f"{what} is still open: {closers} comes first")
         self._place.validation = self._place.step = None
         self._place.in_epoch = False
-
-
-ENDS = ("run_finished", "run_failed", "run_closed")
-BEFORE_START = frozenset({"run_opened", "run_started", "run_failed", "run_closed"})

@@ -177,11 +177,7 @@ class StepRules:
 
     def _check_around(self, seen: Seen) -> None:
         self._place.check_in_epoch(seen, self._tell)
-        if self._place.validation is not None:
-            name, number = self._place.validation
-            message = f"validation {name!r}, round {number}, is still open: validation_done or"
-            self._tell(seen, "closing", f"{message} validation_interrupted comes first")
-            self._place.validation = None
+        self._place.close_validation(seen, self._tell)
 
     def _refuse_within_step(self, seen: Seen, rule: str) -> None:
         if self._place.step is not None:

@@ -35,7 +35,8 @@ class Trial:
     act : callable
         Answers, or raises.
     judge : callable
-        Compares the run in question with the same one without the answer; yields what is wrong.
+        Compares the run in question with the same one without the answer; returns what is wrong in
+        it, or None.
     """
 
     needs: str
@@ -63,7 +64,13 @@ class Trial:
 
 
 class Cue:
-    """Acts once, and remembers in which run."""
+    """Acts once, and remembers in which run.
+
+    Attributes
+    ----------
+    run_id : str or None
+        Of that run; None as long as it has not acted.
+    """
 
     def __init__(self, act: Callable[[], Answer | None]) -> None:
         self._act = act

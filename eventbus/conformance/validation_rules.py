@@ -22,16 +22,14 @@ class ValidationRules:
 
     def validation_started(self, seen: Seen) -> None:
         """Check that validations begin one after the other, and none after a Stop."""
-        if self._place.validation is not None:
-            name, number = self._place.validation
-            message = f"validation {name!r}, round {number}, is still open: validation_done or"
-            self._tell(seen, "closing", f"{message} validation_interrupted comes first")
+        identity = self._identity(seen)
+        self._place.close_validation(seen, self._tell)
         stop = seen.must_know(Stop)
         if stop is not None and self._limits.serves("Stop"):
             message = f"begins another validation after Stop({stop.reason!r}) was given"
             self._tell(seen, "answers", message)
         self._check_where(seen)
-        self._begin(seen, *self._identity(seen))
+        self._begin(seen, *identity)
 
     def _begin(self, seen: Seen, name: str, number: int) -> None:
         done = self._rounds.get(name, None if self._place.resumed else 0)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eventbus.cli.pages import PAGES
+from eventbus.testing import check_loop
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(
@@ -78,6 +80,17 @@ def test_a_page_runs_from_top_to_bottom_and_prints_what_it_says(
             printed = capsys.readouterr().out
             if snippet.printed is not None:
                 assert printed == snippet.printed, f"{name}, below line {snippet.line}"
+
+
+def test_the_loop_by_hand_goes_through_a_loader_without_batches() -> None:
+    page = snippets_of(pages()["docs/writing-loops.md"].read_text("utf-8"))
+    (loop,) = [snippet.code for snippet in page if "class Loop:" in snippet.code]
+    loop, _, _ = loop.partition("print(check_loop")
+    loader = "[[1, 2], [3, 4], [5]]"
+    assert loader in loop
+    namespace: dict[str, Any] = {}
+    exec(loop.replace(loader, "[]"), namespace)
+    check_loop(namespace["train_by_hand"]).raise_if_any()
 
 
 @pytest.mark.parametrize("name", WITH_CODE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventbus import EventBus, SkipBatch, Stop, StopEpoch, at_most_every
-from eventbus.testing import FakeClock, capture, play, scripted_run
+from eventbus.testing import FakeClock, capture, play, scripted_run, watch_loop
 
 from .recorders import Recorder, StepCollector
 
@@ -93,6 +93,35 @@ def test_a_scripted_run_is_a_run_from_opened_to_closed(bus: EventBus) -> None:
     first, second = recording.of("epoch_finished")
     assert dict(first["metrics"]) == {"loss": 5.0, "val_loss": 0.5}
     assert dict(second["metrics"]) == {"loss": 2.0}
+
+
+def test_a_scripted_run_validates_one_batch(bus: EventBus) -> None:
+    with capture(bus, "validation_*") as recording:
+        play(bus, scripted_run(validation=[{"val_loss": 0.5}]))
+    assert recording.names == [
+        "validation_started",
+        "validation_batch_finished",
+        "validation_done",
+    ]
+    assert recording.emissions[1]["metrics"] == {"val_loss": 0.5}
+
+
+def test_a_scripted_run_offers_the_batches_that_it_was_given(bus: EventBus) -> None:
+    altered: list[int] = []
+    bus.on("batch_loaded")(lambda batch, step, batch_index: altered.append(batch))
+    with capture(bus) as recording, watch_loop(bus) as report:
+        play(bus, scripted_run(2, 2, batches=[10, 20, 30]), optimizer="sgd", model="net")
+    report.raise_if_any()
+    assert altered == [10, 20, 30, 10]
+    assert [one["loader"] for one in recording.of("loader_opened")] == [[10, 20], [30, 10]]
+    loaded = recording.of("batch_loaded")
+    assert [(one["step"], one["batch_index"]) for one in loaded] == [(1, 1), (2, 2), (3, 1), (4, 2)]
+    assert recording.names[2:6] == [
+        "epoch_started",
+        "loader_opened",
+        "batch_loaded",
+        "batch_started",
+    ]
 
 
 def test_a_fake_clock_moves_only_when_told() -> None:

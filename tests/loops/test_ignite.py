@@ -77,6 +77,11 @@ def test_a_failure_closes_everything_once_and_stays_what_it_was(
     assert recording.of("run_failed")[0]["exception"] is error
 
 
+def test_a_list_of_optimizers_is_refused_where_it_is_attached(bus: EventBus) -> None:
+    with pytest.raises(TypeError, match=r"optimizer= takes one optimizer itself, and several go"):
+        Parts(bus, optimizer=[torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)])
+
+
 def test_whoever_else_is_told_of_an_exception_does_not_make_it_disappear(bus: EventBus) -> None:
     parts, heard = Parts(bus), []
     parts.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, e: heard.append(e))

@@ -12,6 +12,7 @@ import torch
 
 from eventbus import EventBus
 from eventbus.loops import Run
+from eventbus.signals import STANDARD
 
 from .transcripts import Transcript
 
@@ -278,3 +279,35 @@ def test_transform_gives_what_handlers_made_of_the_value(bus: EventBus) -> None:
     with Run(bus) as run:
         for _ in run.steps(1):
             assert run.transform("batch_loaded", "x") == ["x", 1]
+
+
+OWN_SIGNALS = [
+    name
+    for name in STANDARD
+    if name.split("_")[0] in {"run", "epoch", "batch", "validation"} and name != "batch_loaded"
+]
+
+
+@pytest.mark.parametrize("name", OWN_SIGNALS)
+def test_a_signal_that_the_run_emits_itself_is_refused(
+    bus: EventBus, transcript: Transcript, name: str
+) -> None:
+    signal: Any
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            for _ in run.batches([1]):
+                for signal in (name, STANDARD[name]):
+                    with pytest.raises(ValueError, match=f"^Run emits {name} itself: .*`.*`"):
+                        run.emit(signal, metrics={"loss": 1.0})
+            list(run.validate([1]))
+    once = {"run_failed", "epoch_interrupted", "batch_skipped", "validation_interrupted"}
+    assert len(transcript.of(name)) == (name not in once)
+
+
+@pytest.mark.parametrize("name", ["loader_opened", "batch_loaded"])
+def test_what_the_loop_over_batches_offers_is_not_offered_again(bus: EventBus, name: str) -> None:
+    with Run(bus) as run:
+        for _ in run.batches([1]):
+            with pytest.raises(ValueError, match=f"^Run emits {name} itself, for what"):
+                run.transform(name, 2)
+        assert run.transform("loader_opened", [2]) == [2]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from eventbus import EventBus, SkipBatch, Stop, StopEpoch
+from eventbus import EventBus, RestoredState, SkipBatch, Stop, StopEpoch
 from eventbus.loops import Run
+from eventbus.loops._generators import RandomGenerators
 
 from .transcripts import Transcript, answer_on
 
@@ -334,3 +336,113 @@ def test_batches_inside_steps_are_refused(bus: EventBus) -> None:
         for _ in run.steps(1):
             with pytest.raises(RuntimeError, match=r"run\.batches\(\) inside run\.steps\(\)"):
                 next(run.batches([1]))
+
+
+# -- loops that have nothing to do
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, logger="eventbus.loops")
+    return caplog
+
+
+def test_a_second_loop_over_the_same_number_of_epochs_is_told_once(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    with Run(bus) as run:
+        assert list(run.epochs(3)) == [1, 2, 3]
+        assert list(run.epochs(3)) == list(run.epochs(2)) == []
+    (message,) = warnings.messages
+    assert message == (
+        "run.epochs(3) has nothing to do: it counts all epochs of the Run, which has done 3 "
+        "(run.epochs(6) for 3 more, or another Run)"
+    )
+
+
+def test_a_loop_over_steps_in_each_epoch_is_told_that_its_number_counts_all(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            list(run.steps(4))
+    (message,) = warnings.messages
+    assert message.startswith(
+        "run.steps(4) has nothing to do: it counts all steps of the Run, which"
+    )
+
+
+@pytest.mark.parametrize("signal", ["epoch_finished", "batch_finished"])
+def test_nothing_is_told_of_loops_that_a_stop_leaves_without_work(
+    bus: EventBus, warnings: pytest.LogCaptureFixture, signal: str
+) -> None:
+    answer_on(bus, signal, Stop("enough"))
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            list(run.steps(1))
+        assert list(run.steps(1)) == list(run.epochs(1)) == []
+    assert not warnings.messages
+
+
+def test_nothing_is_told_of_a_resumed_run_that_has_nothing_left(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    loop = {"epoch": 2, "step": 4, "rounds": {}}
+    done = RestoredState({"loop": loop, "random": RandomGenerators().state_dict()})
+    with Run(bus) as run:
+        bus.emit("state_restored", state=done)
+        for _ in run.epochs(2):
+            pass
+        assert list(run.steps(4)) == []
+        assert (run.epoch, run.step) == (2, 4)
+    assert not warnings.messages
+
+
+@pytest.mark.parametrize("make", [iter, lambda data: (one for one in data), zip])
+def test_data_that_is_used_up_is_told_once(
+    bus: EventBus, warnings: pytest.LogCaptureFixture, make: Callable[[list[int]], Iterable[Any]]
+) -> None:
+    data = make([1, 2, 3])
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            list(run.batches(data))
+    (message,) = warnings.messages
+    kind = type(data).__name__
+    assert message.startswith(f"epoch 2 had no batch: the {kind} that run.batches was given seems")
+
+
+def test_data_that_is_used_up_outside_of_epochs_is_told(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    data = iter([1, 2])
+    with Run(bus) as run:
+        list(run.batches(data))
+        list(run.batches(data))
+    (message,) = warnings.messages
+    assert message.startswith("a pass over the data had no batch: the list_iterator")
+
+
+def test_a_loop_that_leaves_its_data_by_break_is_told_where_it_is_used_up(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    data = iter([1, 2])
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            for _ in run.batches(data):
+                run.report(loss=1.0)
+                break
+    (message,) = warnings.messages
+    assert message.startswith("epoch 3 had no batch")
+
+
+def test_nothing_is_told_of_data_that_is_empty(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    empty: Iterator[int] = iter([])
+    emptied = [1, 2]
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            list(run.batches(emptied))
+            list(run.batches(empty))
+            emptied.clear()
+    assert not warnings.messages

@@ -306,8 +306,31 @@ def test_a_part_that_does_not_fit_fails_the_run_and_names_the_part(
     restore(bus, saver.parts())
     with pytest.raises(RuntimeError) as caught, Run(bus, model=nn.Linear(1, 1)):
         pass
-    assert "while restoring 'model'" in "\n".join(caught.value.__notes__)
+    assert caught.value.__notes__[0] == (
+        "while restoring 'model' from runs/1: is it made as it was when that was saved, of the "
+        "same class and sizes?"
+    )
     assert transcript.lines[-1] == "run_closed (failed)"
+
+
+OPTIMIZERS = ["SGD", "Adam", "RMSprop", "LBFGS"]
+
+
+@pytest.mark.parametrize("after", OPTIMIZERS)
+@pytest.mark.parametrize("before", OPTIMIZERS)
+def test_the_state_of_another_optimizer_is_refused_before_it_steps(
+    bus: EventBus, before: str, after: str
+) -> None:
+    model = nn.Linear(1, 1)
+    made = {kind: getattr(torch.optim, kind)(model.parameters(), lr=0.1) for kind in OPTIMIZERS}
+    restore(bus, {"optimizer": made[before].state_dict()})
+    if before == after:
+        with Run(bus, optimizer=made[after]):
+            return
+    match = f"that of another optimizer than {after}, which needs "
+    with pytest.raises(ValueError, match=match) as caught, Run(bus, optimizer=made[after]):
+        pass
+    assert caught.value.__notes__[0].startswith("while restoring 'optimizer' from runs/1: ")
 
 
 @pytest.mark.parametrize("key", ["model", "loop", "models.generator", "random"])
