@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import eventbus.port
-from eventbus import Emitter, EventBus, FieldError, Stop, at, every, from_, until
+from eventbus import Emitter, EventBus, FieldError, Filter, Stop, at, every, from_, until
 from eventbus.frames import SENT
 from eventbus.signals import batch_finished
 from eventbus.source import FEW, UNROLLED
@@ -466,3 +466,27 @@ def test_an_emission_inside_one_is_filled_in_though_another_thread_comes_in_betw
         port.emit(epoch=1, step=2, metrics={})
     one.emit(epoch=1, step=5, metrics={"loss": 0.5})
     assert steps_measured == [5]
+
+
+@pytest.mark.parametrize(
+    ("make", "is_due"),
+    [
+        (at, lambda n, step: step == n),
+        (every, lambda n, step: step % n == 0),
+        (from_, lambda n, step: step >= n),
+        (until, lambda n, step: step <= n),
+    ],
+    ids=["at", "every", "from_", "until"],
+)
+def test_each_filter_is_heard_among_many(
+    bus: EventBus,
+    loop: Emitter,
+    make: Callable[[int], Filter],
+    is_due: Callable[[int, int], bool],
+) -> None:
+    seen: dict[int, list[tuple[None, int]]] = {n: [] for n in range(60, 60 + 2 * FEW)}
+    for n, calls in seen.items():
+        bus.on("batch_finished", when=make(n))(keep(calls, None))
+    steps(loop, *range(1, 151))
+    due = {n: [(None, step) for step in range(1, 151) if is_due(n, step)] for n in seen}
+    assert seen == due

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -363,3 +365,12 @@ def test_a_count_that_was_saved_waits_for_a_signal_that_a_pattern_covers_later()
     for number in range(5, 10):
         loop.emit("sample_drawn", number=number)
     assert due == [3, 6, 9]
+
+
+def test_a_torch_that_is_built_without_distributed_is_rank_0(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without = types.SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch.distributed", without)
+    monkeypatch.delenv("RANK", raising=False)
+    assert due_steps(on_rank(0), [1]) == [1]

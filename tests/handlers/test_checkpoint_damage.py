@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint
 from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_loading import CheckpointError, load_checkpoint
 from eventbus.handlers._checkpoint_manifest import Sum, encode
 from eventbus.handlers._checkpoint_payload import summed
 from eventbus.handlers._files import Files
+from eventbus.loops import Run
 
 from .saving import draft, newest_step, state
 
@@ -157,3 +160,16 @@ def test_manifest_that_lists_other_files_is_refused(folder: Folder) -> None:
     plant(path, {}, files={"other.pt": Sum(1, "0" * 64)})
     with pytest.raises(CheckpointError, match="missing"):
         load_checkpoint(path, Files())
+
+
+def test_loading_leaves_a_damaged_one_its_name(tmp_path: Path) -> None:
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, best=None, keep=None)
+    bus.attach(checkpoint)
+    with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+        for _ in run.epochs(2):
+            pass
+    newest = checkpoint.last_path
+    assert newest is not None
+    (newest / "state.pt").write_bytes(b"broken")
+    assert Checkpoint.load(tmp_path)["loop"]["epoch"] == 1
+    assert newest.is_dir()

@@ -266,3 +266,16 @@ def test_metrics_of_the_end_do_not_make_an_equal_one_best(tmp_path: Path) -> Non
     Training(bus).run(3, sequence_of([1.0, 1.0, 1.0]))
     assert epochs_in(tmp_path) == [2, 3]
     assert checkpoint.best_path == tmp_path / "step-00000020-0001"
+
+
+def test_another_run_has_no_paths_of_the_one_before(tmp_path: Path) -> None:
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, best=None)
+    bus.attach(checkpoint)
+    paths: list[tuple[Path | None, Path | None]] = []
+    bus.on("epoch_started")(lambda: paths.append((checkpoint.last_path, checkpoint.best_path)))
+    for _ in range(2):
+        with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+            for _ in run.epochs(1):
+                pass
+    assert checkpoint.last_path is not None
+    assert paths == [(None, None)] * 2

@@ -757,3 +757,27 @@ def test_cuda_is_not_waited_for() -> None:
 def test_wrong_decay_is_refused_when_it_is_made(decay: float) -> None:
     with pytest.raises(ValueError, match="decay is from 0 to below 1"):
         EMA(decay)
+
+
+def test_a_whole_number_in_a_buffer_is_the_last_one() -> None:
+    bus, ema, model = EventBus(), EMA(0.5), torch.nn.BatchNorm1d(2)
+    bus.attach(ema)
+    with Run(bus, model=model) as run:
+        for _ in run.batches(range(4)):
+            model(torch.randn(3, 2))
+            run.report(loss=1.0)
+    assert ema.averaged is not None
+    assert ema.averaged.module.state_dict()["num_batches_tracked"] == 4
+
+
+def test_a_validation_of_no_model_is_left_alone() -> None:
+    bus, ema = EventBus(), EMA(0.5, validate=True)
+    bus.attach(ema)
+    model = torch.nn.Linear(1, 1)
+    bus.bind(sender="train", model=model).emit("batch_finished", epoch=1, step=1)
+    before = [weight.clone() for weight in model.parameters()]
+    place = {"name": "val", "round": 1, "epoch": 1, "step": 1}
+    other = bus.bind(sender="evaluate")
+    other.emit("validation_started", **place)
+    other.emit("validation_done", **place, metrics={})
+    assert all(map(torch.equal, model.parameters(), before))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 import pytest
 
@@ -732,3 +733,23 @@ def test_a_failure_that_cannot_be_worded_closes_the_run_as_any_other(
         "run_failed",
         "run_closed",
     ]
+
+
+def test_run_closed_is_the_last_though_a_validation_block_outlives_the_run(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    with ExitStack() as outliving, Run(bus) as run:
+        outliving.enter_context(run.validation())
+    assert transcript.lines[-1].startswith("run_closed")
+
+
+def test_a_step_left_unreported_is_skipped_though_another_loop_asks(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    with Run(bus) as run:
+        first = run.batches(range(3))
+        next(first)
+        with pytest.raises(RuntimeError, match="a second"):
+            next(run.batches(range(1)))
+    assert len(transcript.of("batch_skipped")) == 1
+    assert transcript.of("batch_finished") == []
