@@ -105,8 +105,13 @@ class History(Mapping[str, list[float]]):
     def __len__(self) -> int:
         return len(self._curves.metrics)
 
-    __hash__ = object.__hash__  # it is attached, and detached, as the object that it is
-    __eq__ = object.__eq__
+    # It is attached, and detached, as the object that it is: not one for another of equal rows.
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a `pandas.DataFrame` with the columns epoch, step, and one for each metric.
