@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from eventbus.loops._by_rank import RANKS
-from eventbus.loops._model_state import ModelState
+from eventbus.loops._model_state import PlainModelState
 
 __all__ = ["check_context", "gaps", "named_parts"]
 
@@ -73,7 +73,7 @@ def named_parts(context: Mapping[str, Any], extra: Mapping[str, Any] | None) -> 
     """
     given = _by_key(context)
     parts = {
-        key: ModelState(part) if _is_model(key, part) else part
+        key: PlainModelState(part) if _is_model(key, part) else part
         for key, part in given.items()
         if hasattr(part, "state_dict")
     }

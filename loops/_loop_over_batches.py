@@ -59,7 +59,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if self._is_over or self._is_cut():
             return False
         if self._reader is None:
-            if self._spans.passes_over_batches():
+            if self._spans.position.passes_over_batches():
                 self._is_over = True
                 return False
             self._open()
@@ -122,14 +122,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
         has_given = id(self._loader) in spans.place.have_given
         is_empty = reader.read == 0 and reader.size is None
         if is_empty and has_given and spans.pending().stop is None:
-            epoch = spans.counts.epoch
-            place = "a pass over the data" if spans.epoch is None else f"epoch {epoch}"
-            kind = type(self._loader).__name__
-            spans.warn_once(
-                "data that is used up",
-                f"{place} had no batch: the {kind} that run.batches was given seems to be used up; "
-                "a list or a DataLoader begins anew",
-            )
+            spans.hints.used_up(self._loader)
 
     def _give(self, batch: Any) -> tuple[T, bool]:
         """Offer a batch to the handlers; say whether the loop is to have it."""

@@ -51,7 +51,7 @@ class Epochs(Iterator[int]):
         if counts.epochs_done >= self._epochs:
             if not self._has_begun:
                 done, before = counts.epochs_done, counts.epochs_before
-                spans.warn_of_all_done("epochs", self._epochs, done, before)
+                spans.hints.all_done("epochs", self._epochs, done, before)
             return False
         if spans.ranks is not None:
             spans.ranks.before_epoch()

@@ -39,7 +39,7 @@ class Steps(Pass, Iterator[int]):
         counts = self._spans.counts
         if counts.steps_done >= self._steps:
             done, before = counts.steps_done, counts.steps_before
-            self._spans.warn_of_all_done("steps", self._steps, done, before)
+            self._spans.hints.all_done("steps", self._steps, done, before)
 
     def _goes_on(self) -> bool:
         done = self._spans.counts.steps_done >= self._steps

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["ModelState", "bare_model"]
+__all__ = ["PlainModelState", "bare_model"]
 
 _WRAPPERS = ("_orig_mod", "module")
 
@@ -24,7 +24,7 @@ def bare_model(model: Any) -> Any:
     return bare_model(model.module) if is_wrapped else model
 
 
-class ModelState:
+class PlainModelState:
     """Gives and takes the state of a model in its place.
 
     FSDP, whose own `state_dict` has plain names, is left alone.

@@ -97,7 +97,7 @@ class RelayedRun:
         self.is_open = True  # what fails in its opening has closed it again
         self.resume(carried, resumed_from)
         if resumed_from is not None and not within_epoch:
-            self._spans.forget_position(as_done=True)
+            self._spans.position.forget(as_done=True)
 
     def resume(
         self, carried: Mapping[str, Any] | None, path: str | None, *, within: bool = True
@@ -130,7 +130,7 @@ class RelayedRun:
             self._begin_epoch_anew(f"{self.framework} resumes at the begin of an epoch")
 
     def _begin_epoch_anew(self, why: str) -> None:
-        if self._spans.forget_position():
+        if self._spans.position.forget():
             self.say(
                 f"the checkpoint was made within epoch {self._spans.counts.epochs_done + 1}, which "
                 f"begins anew: {why}"
@@ -221,7 +221,7 @@ class RelayedRun:
     @property
     def resumes_in_epoch(self) -> bool:
         """True where the first epoch of a resumed run has begun before."""
-        return self._spans.resumes_in_epoch
+        return self._spans.position.is_within_epoch
 
     @property
     def in_epoch(self) -> bool:

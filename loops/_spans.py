@@ -7,7 +7,6 @@ so whatever a handler raises, none is closed twice.
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from eventbus.loops._batch import BatchSpan
 from eventbus.loops._closing import Ending
 from eventbus.loops._epoch import EpochSpan
-from eventbus.loops._metrics import settled
+from eventbus.loops._hints import Hints
 from eventbus.loops._place import Place
+from eventbus.loops._position import Position
 from eventbus.loops._report import Report
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import ValidationSpan
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from eventbus.pending import Pending
 
 __all__ = ["Spans"]
-
-log = logging.getLogger("eventbus.loops")
 
 
 class Spans:
@@ -50,6 +48,10 @@ class Spans:
         The last value of each metric.
     place : Place
         Where in the data the epoch is.
+    position : Position
+        What a checkpoint keeps of all this.
+    hints : Hints
+        What is said of a loop that looks wrong.
     schedules : Schedules
         The schedulers, as a resumed run is to find them.
     interrupted : EpochSpan or None
@@ -77,6 +79,8 @@ class Spans:
         self.counts = counts
         self.last: dict[str, Any] = {}
         self.place = Place()
+        self.position = Position(self)
+        self.hints = Hints(self)
         self.schedules = Schedules({})
         self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
@@ -90,9 +94,7 @@ class Spans:
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
         self._has_lost_some = False
-        self._warned_of: set[str] = set()
         self._loose = Report()
-        self._position: Mapping[str, Any] = {}  # in an epoch that a resumed run goes on with
 
     @property
     def step(self) -> int:
@@ -137,9 +139,9 @@ class Spans:
         self.counts.epoch = self.counts.epochs_done + 1
         self.interrupted = None
         self.epoch = EpochSpan(self, owner)
-        position, self._position = self._position, {}
-        if position.get("epoch") == self.counts.epoch:
-            self.epoch.restore(position.get("so_far", {}))
+        so_far = self.position.take(self.counts.epoch)
+        if so_far is not None:
+            self.epoch.restore(so_far)
             self.counts.batch_index = self.place.batch_index
         else:
             self.counts.batch_index = 0
@@ -171,7 +173,7 @@ class Spans:
         if self.batch is not None and self.batch.is_ready:
             self.batch.close(Ending.LEFT)
         span = ValidationSpan(self, name, owner, held)
-        span.is_behind = self._is_in_place and self.place.done.passes_over_validation(
+        span.is_behind = self.position.is_reached and self.place.done.passes_over_validation(
             name, in_pass=self.place.is_open
         )
         is_stopped = not span.is_behind and self.pending().stop is not None
@@ -195,29 +197,12 @@ class Spans:
         """True outside of the loops over batches and steps, where a resumed run comes again."""
         if self.epoch is not None:
             return not self.epoch.open_passes
-        return self._is_in_place and not self.is_in_body
+        return self.position.is_reached and not self.is_in_body
 
     @property
     def is_redone(self) -> bool:
         """True where a resumed run does again what is cut: between steps, or with all of a step."""
         return self.is_between if self.batch is None else not self.batch.has_stepped
-
-    @property
-    def _is_in_place(self) -> bool:
-        """False outside of epochs, before the loop over them, in a run resumed within an epoch."""
-        return self.epoch is not None or not self.resumes_in_epoch
-
-    def passes_over_batches(self) -> bool:
-        """Tell whether the pass over data that is about to begin was done before the checkpoint."""
-        if self._is_in_place:
-            return self.place.done.passes_over_batches(in_pass=self.place.is_open)
-        log.warning(
-            "the checkpoint was saved within epoch %d, and batches come before the loop over "
-            "epochs: that epoch will begin anew",
-            self._position["epoch"],
-        )
-        self.forget_position()
-        return False
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported, for the innermost open span."""
@@ -248,71 +233,6 @@ class Spans:
         """Remember that work of this epoch was left undone."""
         if self.epoch is not None:
             self.epoch.note_undone()
-
-    def warn_once(self, about: str, message: str) -> None:
-        """Log a warning, the first of its kind in this run alone."""
-        if about not in self._warned_of:
-            self._warned_of.add(about)
-            log.warning(message)
-
-    def warn_of_all_done(self, what: str, asked: int, done: int, before: int) -> None:
-        """Warn of a loop that has nothing to do, where what it asks for was done in this life."""
-        if asked and done > before and self.pending().stop is None:
-            self.warn_once(
-                f"run.{what}",
-                f"run.{what}({asked}) has nothing to do: it counts all {what} of the Run, which "
-                f"has done {done} (run.{what}({done + asked}) for {asked} more, or another Run)",
-            )
-
-    # -- state
-
-    @property
-    def is_exact(self) -> bool:
-        """False where a run that went on from the state as it is now would not go on as this one.
-
-        That is within a step once the optimizer has stepped, for the step would be taken again; and
-        after a step that was reported, as long as a validation in its body is not done, for the
-        body is not entered again. With several ranks it is not asked: they would have to agree.
-        """
-        if self.ranks is not None:
-            return True
-        return not self.place.done.undone if self.batch is None else not self.batch.has_stepped
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
-
-        `position` says how far the epoch under way has come; `epoch` 0 there: none is under way.
-        """
-        epoch = self.epoch or self.interrupted
-        position = {"epoch": self.counts.under_way, **self.place.state()}
-        if epoch is not None:
-            position["so_far"] = epoch.state()
-        else:  # restored, and its epoch not come to yet; the place itself may have moved on
-            kept = ("epoch", "so_far")
-            position |= {key: self._position[key] for key in kept if key in self._position}
-        last = {key: settled(value) for key, value in self.last.items()}
-        return {**self.counts.state(), "last": last, "position": position}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, here or by another loop."""
-        self.counts.restore(state)
-        self.last.update(state.get("last", {}))
-        self._position = state.get("position", {})
-        if self._position:
-            self.place.restore(self._position, self.counts.steps_done)
-
-    @property
-    def resumes_in_epoch(self) -> bool:
-        """True where the first epoch of a resumed run has begun before."""
-        return bool(self._position.get("epoch"))
-
-    def forget_position(self, *, as_done: bool = False) -> bool:
-        """Begin the epoch under way anew, or count it as done; say whether there is one."""
-        epoch, self._position = self._position.get("epoch", 0), {}
-        self.place.begin()
-        if epoch and as_done:
-            self.counts.epoch = self.counts.epochs_done = epoch
-        return bool(epoch)
 
     # -- closing
 

@@ -89,13 +89,13 @@ class LoopState:
         self._tell_of_gaps()
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts = self._spans.schedules.as_kept(parts)
-        parts["loop"] = self._spans.state()
+        parts["loop"] = self._spans.position.state()
         before = self._spans.generators_before
         if before is not None and "random" in parts:
             parts["random"] = {**parts["random"], **before}
         if self._spans.ranks is not None:
             parts = gathered(parts, self._spans.ranks)
-        exact = self._spans.is_exact or not self._is_innermost
+        exact = self._spans.position.is_exact or not self._is_innermost
         return [State(self._prefix + key, value, exact=exact) for key, value in parts.items()]
 
     def _tell_of_gaps(self) -> None:
@@ -141,7 +141,7 @@ class LoopState:
                     _load(part, value, self._prefix + key, path)
         position = share.get("loop", state.take(self._prefix + "loop"))
         if position is not None and not self._spans.has_started:
-            self._spans.restore(position)
+            self._spans.position.restore(position)
 
     def _lacks(self, state: RestoredState, key: str) -> bool:
         """Tell whether a part is missing; a checkpoint of something else (weights alone) has none.

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from eventbus.loops._batch import BatchSpan
     from eventbus.loops._spans import Spans
 
 __all__ = ["note_steps"]
@@ -34,24 +33,13 @@ def note_steps(spans: Spans, optimizers: Iterable[Any]) -> list[RemovableHandle]
         if batch is not None:
             batch.has_stepped = True
             if batch.is_not_to_step:
-                _warn(spans, batch)
+                spans.hints.stepped(batch)
 
     hooks: list[RemovableHandle] = []
     for optimizer in {id(one): one for given in optimizers for one in _within(given)}.values():
         with suppress(AttributeError):  # a wrapper that is an optimizer by name alone
             hooks.append(optimizer.register_step_post_hook(note))
     return hooks
-
-
-def _warn(spans: Spans, batch: BatchSpan) -> None:
-    why = "the loop had said run.skip(...): `run.skip(...); continue`"
-    if not batch.own_reason:
-        why = (
-            'a handler had answered SkipBatch: `if run.emit("backward_finished", ...).skip: '
-            "optimizer.zero_grad(); continue`"
-        )
-    text = f"an optimizer stepped in step {batch.step}, which counts as skipped, although {why}"
-    spans.warn_once("a step that was to be skipped", text)
 
 
 def _within(optimizer: Any) -> list[Optimizer]:

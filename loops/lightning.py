@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eventbus.loops._gradients import drop_gradients
+from eventbus.loops._lightning_fit import Fit
 from eventbus.loops._lightning_trainer import context, count_on, is_at_end, limits, more_state
-from eventbus.loops._lightning_validation import Validations
-from eventbus.loops._logged import Logged, read_output
-from eventbus.loops._nested import detached
 from eventbus.loops._relay import Relay
 
 try:
@@ -91,7 +88,7 @@ class Emitter(Callback):
         self._carried: Mapping[str, Any] = {}  # of the checkpoint to go on from
         self._kept: Mapping[str, Any] = {}  # of the last run, for one saved after it
         self._exit: SystemExit | None = None
-        self._undo: list[Any] = []
+        self._fit = Fit(self._relay)
 
     # -- what rides in Lightning's checkpoints
 
@@ -122,64 +119,46 @@ class Emitter(Callback):
 
     def _open(self, trainer: Trainer, module: LightningModule) -> None:
         path, carried, self._carried = trainer.ckpt_path, self._carried, {}
-        self._logged = Logged()
-        self._validations = Validations(self._relay, self._logged)
-        self._loss: Any = None
-        self._random: torch.Tensor | None = None
-        self._is_left = self._is_cut = self._borrows = False
+        self._fit = Fit(self._relay)
         self._relay.open(
             **context(trainer, module, self._config),
             state={**more_state(trainer), **(self._state or {})},
             carried=(carried or None) if path else None,
             resumed_from=None if path is None else str(path),
         )
-        self._is_new = not (path and carried)
+        self._fit.is_new = not (path and carried)
         if path is None and (self._relay.epoch or self._relay.steps_done):
             self._tell_counts(trainer)
-        self._wrap(trainer)
+        self._fit.steps.wrap(trainer)
 
     def _tell_counts(self, trainer: Trainer) -> None:
         """Have Lightning count on from what a handler's checkpoint has behind it."""
         count_on(trainer, epochs=self._relay.epoch, steps=self._relay.steps_done)
-        self._is_new = False
+        self._fit.is_new = False
         # It then makes the loaders' iterators twice, which draws from the generator twice.
-        self._random = torch.get_rng_state()
-
-    def _wrap(self, trainer: Trainer) -> None:
-        """Have the steps of the strategy go through here: what a module's step is called by."""
-        strategy = trainer.strategy
-        step = functools.partial(self._step, trainer, strategy.training_step)
-        strategy.training_step = step  # type: ignore[method-assign]  # until `_unwrap`
-        self._undo = [functools.partial(_take_off, strategy, step)]
-        if not trainer.lightning_module.automatic_optimization:
-            for optimizer in trainer.optimizers:
-                self._undo.append(optimizer.register_step_pre_hook(self._before_step).remove)
-
-    def _unwrap(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        self._fit.random = torch.get_rng_state()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run, in the middle of an epoch where Lightning goes on there."""
         relay = self._relay
         if not relay.is_open:
             self._open(trainer, pl_module)
-        if self._random is not None:
-            torch.set_rng_state(self._random)
-        if self._is_new and (trainer.current_epoch or trainer.global_step):
+        if self._fit.random is not None:
+            torch.set_rng_state(self._fit.random)
+        if self._fit.is_new and (trainer.current_epoch or trainer.global_step):
             relay.go_on_from(epoch=trainer.current_epoch, step=trainer.global_step)
         self._relay.start(**limits(trainer))
         if relay.resumes_in_epoch:
             relay.begin_epoch()
             if trainer.current_epoch >= relay.epoch:  # it does not come back to that one
                 relay.end_epoch(complete=relay.batch_index >= trainer.num_training_batches)
-        self._obey(trainer)
+        self._fit.stopping.obey(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; an exit that a `Stop` wants waits until all else is closed."""
         if not self._relay.is_open:
             return
-        self._unwrap()
+        self._fit.steps.unwrap()
         self._relay.start(**limits(trainer))
         self._kept = self._relay.luggage()
         try:
@@ -193,7 +172,7 @@ class Emitter(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the process where a `Stop` wanted that."""
-        self._unwrap()
+        self._fit.steps.unwrap()
         wanted, self._exit = self._exit, None
         if wanted is not None:
             raise wanted
@@ -202,52 +181,27 @@ class Emitter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """End the run after a failure, Ctrl-C too."""
-        self._unwrap()
+        self._fit.steps.unwrap()
         self._relay.fail(exception)
 
     # -- epochs
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an epoch."""
-        self._is_left = self._is_cut = False
+        self._fit.stopping.begin_epoch()
+        self._fit.steps.is_left = False
         if not self._relay.in_epoch:
             self._relay.begin_epoch()
-        self._obey(trainer)
+        self._fit.stopping.obey(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the epoch, with what was logged for it as a whole."""
-        has_not_validated = self._borrows
-        self._give_back(trainer)
-        if self._is_cut and (has_not_validated or self._relay.stop is not None):
-            # Else schedulers would be stepped that wait for a metric of a validation.
-            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
-        is_whole = is_at_end(trainer) and not (self._is_cut or self._is_left)
-        results = {**self._validations.take_late(), **self._logged.fresh(trainer)}
+        fit = self._fit
+        fit.stopping.end_epoch(trainer)
+        is_whole = is_at_end(trainer) and not (fit.stopping.is_cut or fit.steps.is_left)
+        results = {**fit.validations.take_late(), **fit.logged.fresh(trainer)}
         self._relay.end_epoch(complete=is_whole, results=results)
-        self._obey(trainer)
-
-    def _obey(self, trainer: Trainer) -> None:
-        if self._relay.is_over:
-            trainer.should_stop = True
-
-    def _cut(self, trainer: Trainer, *, validates: bool = True) -> None:
-        """End the epoch after this batch, and validate unless the run is to stop.
-
-        Lightning leaves an epoch at its last batch, or where it is to stop; it validates within if
-        one is due, or where it is to stop: for that long, it is told so.
-        """
-        loop = trainer.fit_loop.epoch_loop
-        if not self._relay.is_epoch_over or is_at_end(trainer):
-            return
-        self._is_cut = loop.batch_progress.is_last_batch = True
-        if not self._relay.is_over:
-            loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-            self._borrows = validates and not trainer.should_stop
-            trainer.should_stop = trainer.should_stop or validates
-
-    def _give_back(self, trainer: Trainer) -> None:
-        if self._borrows:
-            self._borrows = trainer.should_stop = False
+        fit.stopping.obey(trainer)
 
     # -- steps
 
@@ -257,47 +211,19 @@ class Emitter(Callback):
         """Offer the batch, on its device, to the handlers."""
         if not self._relay.in_epoch:
             self._relay.begin_epoch()
-        self._is_left, self._loss = True, None
-        self._has_batch = batch is not None
-        if self._has_batch:
-            self._batch = self._relay.load_batch(batch)
-        else:  # a module that takes its batches itself, from a `dataloader_iter`
-            self._relay.say("Lightning: no batch_loaded where a step takes a dataloader_iter")
-            self._relay.begin_step()
-
-    def _step(self, trainer: Trainer, step: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._relay.is_open:
-            return step(*args, **kwargs)
-        if self._relay.passes_over and trainer.world_size == 1:
-            return None  # for Lightning: no backward, and a step without gradients
-        if self._has_batch:
-            args = (self._batch, *args[1:])
-        output = step(*args, **kwargs)
-        self._loss = detached(read_output(output).get("loss", self._loss))
-        return output
+        self._fit.steps.begin(batch)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
     ) -> None:
         """Keep the loss of a module that optimizes by hand, whose step is still under way."""
-        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not (pl_module.automatic_optimization or is_scaled):
-            self._loss = loss.detach()
+        self._fit.steps.see_loss(trainer, pl_module, loss)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Tell of the gradients, unscaled, before Lightning clips them."""
-        self._tell_of_gradients(optimizer)
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
-        # By hand, and past Lightning: its own steps go by a closure, which comes to the hook.
-        if kwargs.get("closure") is None:
-            self._tell_of_gradients(optimizer)
-
-    def _tell_of_gradients(self, optimizer: Optimizer) -> None:
-        if self._relay.is_open and not self._relay.gradients_ready(self._loss):
-            drop_gradients(optimizer)
+        self._fit.steps.tell_of_gradients(optimizer)
 
     def on_train_batch_end(
         self,
@@ -308,21 +234,16 @@ class Emitter(Callback):
         batch_idx: int,
     ) -> None:
         """End the micro-batch, with what the module returned and logged."""
-        self._is_left = False
-        values = {**self._logged.fresh_in_step(trainer), **read_output(outputs)}
-        if self._loss is not None and len(trainer.optimizers) == 1:
-            values["loss"] = self._loss  # as it was before the accumulation
-        self._relay.record(**values)
-        self._relay.end_batch()
-        self._cut(trainer)
+        self._fit.steps.end(trainer, outputs)
+        self._fit.stopping.cut(trainer)
 
     # -- validations
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the validation by the first of the loaders."""
         if self._relay.is_open and not trainer.sanity_checking:
-            self._give_back(trainer)
-            self._validations.begin(trainer)
+            self._fit.stopping.give_back(trainer)
+            self._fit.validations.begin(trainer)
 
     def on_validation_batch_start(
         self,
@@ -334,7 +255,7 @@ class Emitter(Callback):
     ) -> None:
         """Begin a batch, with the validation by the next loader where it is of that."""
         if self._relay.in_validation:
-            self._validations.begin_batch(trainer, batch, dataloader_idx)
+            self._fit.validations.begin_batch(trainer, batch, dataloader_idx)
 
     def on_validation_batch_end(  # noqa: PLR0917 - Lightning's signature
         self,
@@ -347,16 +268,11 @@ class Emitter(Callback):
     ) -> None:
         """End a batch, with what the module returned."""
         if self._relay.in_validation:
-            self._validations.end_batch(outputs)
+            self._fit.validations.end_batch(outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the validation, with what the module logged."""
         if self._relay.in_validation:
-            self._validations.end(trainer)
-            self._cut(trainer, validates=False)
-            self._obey(trainer)
-
-
-def _take_off(strategy: Any, step: Any) -> None:
-    if vars(strategy).get("training_step") is step:
-        del strategy.training_step
+            self._fit.validations.end(trainer)
+            self._fit.stopping.cut(trainer, validates=False)
+            self._fit.stopping.obey(trainer)

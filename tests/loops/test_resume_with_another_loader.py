@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from eventbus import EventBus
@@ -74,8 +75,9 @@ def train(folder: Path, loader: Loader, kill_at: int | None = None) -> Batches:
         if step == kill_at:
             raise Killed
 
+    model = nn.Linear(1, 1)
     torch.manual_seed(1)
-    with Run(bus) as run:
+    with Run(bus, model=model) as run:
         for _ in run.epochs(2):
             for batch in run.batches(loader):
                 seen.append(batch.tolist())
