@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from eventbus.loops._gradients import tell_before_step
+from eventbus.loops._gradients import hold_gradients, tell_before_step
 from eventbus.loops._ignite_evaluation import Evaluation
 from eventbus.loops._metrics import scalars
 from eventbus.loops._relay import Relay
@@ -143,6 +143,7 @@ class Emitter:
         self._loss: Any = None
         self._carried: Mapping[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
+        self._held: list[RemovableHandle] = []  # gradients of a batch that is passed over
         self._batches = 0  # of this epoch
         self._is_cut = False
         self._began_s = 0.0
@@ -154,7 +155,8 @@ class Emitter:
         self._place(trainer, Events.GET_BATCH_COMPLETED, self._load)
         self._place(trainer, Events.ITERATION_STARTED, self._start_batch)
         self._place(trainer, Events.ITERATION_COMPLETED, self._end_batch)
-        self._place(trainer, Events.TERMINATE, self._end_quietly)
+        self._place_first(trainer, Events.EPOCH_COMPLETED, self._leave_step)
+        self._place_first(trainer, Events.TERMINATE, self._terminate)
         self._place(trainer, Events.EXCEPTION_RAISED, self._fail)
 
     def validate_by(self, name: str, evaluator: Engine) -> None:
@@ -193,6 +195,12 @@ class Emitter:
         engine.add_event_handler(event, method)
         self._placed.append((engine, event, method))
 
+    def _place_first(self, engine: Engine, event: Any, method: Callable[..., None]) -> None:
+        # Before what people placed before `attach`: a validation is no part of what is left over.
+        self._place(engine, event, method)
+        handlers = engine._event_handlers[event]
+        handlers.insert(0, handlers.pop())
+
     # -- the run
 
     def _start(self, trainer: Engine) -> None:
@@ -229,23 +237,25 @@ class Emitter:
     def _hook(self) -> None:
         given = self._context
         optimizers = {"": given["optimizer"], **(given["optimizers"] or {})}.values()
-        stepping = [one for one in optimizers if hasattr(one, "register_step_pre_hook")]
-        self._hooks = tell_before_step(self._relay, stepping, lambda: self._loss)
+        self._stepping = [one for one in optimizers if hasattr(one, "register_step_pre_hook")]
+        self._hooks = tell_before_step(self._relay, self._stepping, lambda: self._loss)
         if self._loss_fn is not None:
             self._hooks.append(self._loss_fn.register_forward_hook(self._see_loss))
-        self._sees_steps = bool(stepping)
-        if not stepping:
+        if not self._stepping:
             self._relay.say("Ignite: without optimizer= no backward_finished, and none is skipped")
 
     def _see_loss(self, module: nn.Module, args: Any, loss: Any) -> None:
-        self._loss = loss.detach()
+        if not self._relay.passes_over:
+            self._loss = loss.detach()
 
     def _unhook(self) -> None:
+        self._let_go()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
-    def _end_quietly(self, trainer: Engine) -> None:
+    def _terminate(self, trainer: Engine) -> None:
+        self._relay.leave_step()
         if trainer.should_terminate == "skip_completed":
             self._finish(trainer)
 
@@ -281,17 +291,33 @@ class Emitter:
         self._obey()
 
     def _start_batch(self, trainer: Engine) -> None:
+        self._let_go()
         if not self._is_loaded:  # an engine that runs without data
             self._relay.begin_step()
             self._obey()
+        if self._relay.passes_over:
+            self._held = hold_gradients(self._stepping)
+
+    def _let_go(self) -> None:
+        for hook in self._held:
+            hook.remove()
+        self._held = []
 
     def _end_batch(self, trainer: Engine) -> None:
+        self._let_go()
         self._is_loaded = False
         self._batches += 1
         self._relay.record(**self._report(trainer.state.output))
-        self._relay.end_batch(boundary=None if self._sees_steps else True)
+        self._relay.end_batch(boundary=None if self._stepping else True)
         if self._batches != trainer.state.epoch_length:
             self._obey()
+
+    def _leave_step(self, trainer: Engine) -> None:
+        if self._relay.leave_step():
+            self._relay.say(
+                "Ignite: gradients of micro-batches left over in an epoch go into the first step "
+                "of the next one, unless the trainer drops them"
+            )
 
     def _end_epoch(self, trainer: Engine) -> None:
         if self._relay.in_epoch:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eventbus.loops._gradients import drop_gradients
+from eventbus.loops._gradients import drop_gradients, hold_gradients
 from eventbus.loops._lightning_trainer import context, count_on, is_at_end, limits, more_state
 from eventbus.loops._lightning_validation import Validations
 from eventbus.loops._logged import Logged, read_output
@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
     from eventbus import EventBus
 
@@ -92,6 +93,7 @@ class Emitter(Callback):
         self._kept: Mapping[str, Any] = {}  # of the last run, for one saved after it
         self._exit: SystemExit | None = None
         self._undo: list[Any] = []
+        self._held: list[RemovableHandle] = []  # gradients of a batch that is passed over
 
     # -- what rides in Lightning's checkpoints
 
@@ -156,6 +158,7 @@ class Emitter(Callback):
                 self._undo.append(optimizer.register_step_pre_hook(self._before_step).remove)
 
     def _unwrap(self) -> None:
+        self._let_go()
         while self._undo:
             self._undo.pop()()
 
@@ -181,6 +184,7 @@ class Emitter(Callback):
             return
         self._unwrap()
         self._relay.start(**limits(trainer))
+        # Asked for whether or not one will be saved: handlers may let go of it once it is closed.
         self._kept = self._relay.luggage()
         try:
             self._relay.finish()
@@ -257,31 +261,45 @@ class Emitter(Callback):
         """Offer the batch, on its device, to the handlers."""
         if not self._relay.in_epoch:
             self._relay.begin_epoch()
-        self._is_left, self._loss = True, None
+        self._is_left = True
         self._has_batch = batch is not None
         if self._has_batch:
             self._batch = self._relay.load_batch(batch)
         else:  # a module that takes its batches itself, from a `dataloader_iter`
             self._relay.say("Lightning: no batch_loaded where a step takes a dataloader_iter")
             self._relay.begin_step()
+        if not self._relay.passes_over:
+            self._loss = None
 
     def _step(self, trainer: Trainer, step: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._relay.is_open:
             return step(*args, **kwargs)
-        if self._relay.passes_over and trainer.world_size == 1:
-            return None  # for Lightning: no backward, and a step without gradients
+        if self._relay.passes_over:
+            if self._may_leave_out(trainer):
+                return None  # for Lightning: no backward, and this batch adds to no gradients
+            self._held = hold_gradients(trainer.optimizers)
         if self._has_batch:
             args = (self._batch, *args[1:])
         output = step(*args, **kwargs)
-        self._loss = detached(read_output(output).get("loss", self._loss))
+        if not self._relay.passes_over:
+            self._loss = detached(read_output(output).get("loss", self._loss))
         return output
+
+    def _may_leave_out(self, trainer: Trainer) -> bool:
+        # Its scaler gives up the step of the micro-batches before where the last returns nothing.
+        is_scaled = _is_scaled(trainer) and trainer.lightning_module.automatic_optimization
+        return trainer.world_size == 1 and not is_scaled
+
+    def _let_go(self) -> None:
+        while self._held:
+            self._held.pop().remove()
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
     ) -> None:
         """Keep the loss of a module that optimizes by hand, whose step is still under way."""
-        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not (pl_module.automatic_optimization or is_scaled):
+        is_by_hand = not (pl_module.automatic_optimization or _is_scaled(trainer))
+        if is_by_hand and not self._relay.passes_over:
             self._loss = loss.detach()
 
     def on_before_optimizer_step(
@@ -308,6 +326,7 @@ class Emitter(Callback):
         batch_idx: int,
     ) -> None:
         """End the micro-batch, with what the module returned and logged."""
+        self._let_go()
         self._is_left = False
         values = {**self._logged.fresh_in_step(trainer), **read_output(outputs)}
         if self._loss is not None and len(trainer.optimizers) == 1:
@@ -355,6 +374,10 @@ class Emitter(Callback):
             self._validations.end(trainer)
             self._cut(trainer, validates=False)
             self._obey(trainer)
+
+
+def _is_scaled(trainer: Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _take_off(strategy: Any, step: Any) -> None:

@@ -209,20 +209,45 @@ def test_accumulation_counts_optimizer_steps(bus: EventBus) -> None:
     assert [one["batch_index"] for one in recording.of("batch_loaded")] == [1, 2, 3, 4]
 
 
-def test_batches_that_no_step_used_up_are_told_as_skipped(bus: EventBus) -> None:
+def test_batches_that_no_step_used_up_are_told_as_skipped(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
     parts = Parts(bus, Task(batches=3))
     trainer = create_supervised_trainer(
         parts.model, parts.optimizer, parts.loss_fn, gradient_accumulation_steps=2
     )
     ignite.attach(trainer, bus, model=parts.model, optimizer=parts.optimizer)
-    with capture(bus) as recording:
-        trainer.run(parts.task.train_loader, max_epochs=1)
+    with capture(bus) as recording, caplog.at_level(logging.WARNING):
+        trainer.run(parts.task.train_loader, max_epochs=3)
     assert recording.names[-4:] == [
         "batch_skipped",
         "epoch_finished",
         "run_finished",
         "run_closed",
     ]
+    told = "gradients of micro-batches left over in an epoch go into the first step of the next"
+    assert caplog.text.count(told) == 1
+
+
+def test_a_stop_does_not_wait_for_a_step_that_never_comes(bus: EventBus) -> None:
+    """As under a loss scaler that gives up each step."""
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight])
+
+    def update(engine: Engine, batch: float) -> float:
+        if engine.state.iteration == 1:
+            optimizer.step()
+        return batch
+
+    trainer = Engine(update)
+    ignite.attach(trainer, bus, optimizer=optimizer)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: bus.answer(Stop("SIGTERM"))
+    )
+    with capture(bus) as recording:
+        trainer.run([1.0] * 9, max_epochs=1)
+    assert trainer.state.iteration == 2
+    assert recording.of("run_finished")[0]["reason"] == "SIGTERM"
 
 
 def test_a_stop_with_an_exit_code_leaves_the_process_after_the_run_is_closed(
