@@ -150,18 +150,19 @@ class Emitter:
         self._is_loaded = self._validates = False
         self._placed: list[tuple[Engine, Any, Callable[..., None]]] = []
         self._place(trainer, Events.STARTED, self._start)
-        self._place(trainer, Events.EPOCH_STARTED, self._start_epoch)
+        self._place_first(trainer, Events.EPOCH_STARTED, self._start_epoch)
         self._place(trainer, Events.GET_BATCH_STARTED, self._wait)
         self._place(trainer, Events.GET_BATCH_COMPLETED, self._load)
         self._place(trainer, Events.ITERATION_STARTED, self._start_batch)
-        self._place(trainer, Events.ITERATION_COMPLETED, self._end_batch)
+        self._place_first(trainer, Events.ITERATION_COMPLETED, self._end_batch)
         self._place_first(trainer, Events.EPOCH_COMPLETED, self._leave_step)
+        self._place(trainer, Events.TERMINATE_SINGLE_EPOCH, self._leave_epoch)
         self._place_first(trainer, Events.TERMINATE, self._terminate)
         self._place(trainer, Events.EXCEPTION_RAISED, self._fail)
 
     def validate_by(self, name: str, evaluator: Engine) -> None:
         """Take the runs of an evaluator for validations of that name."""
-        validation = Evaluation(self._relay, name, evaluator, self._loss_fn)
+        validation = Evaluation(self._relay, name, evaluator, self._loss_fn, self._start_early)
         self._validates = True
         self._place(evaluator, Events.STARTED, validation.start)
         self._place(evaluator, Events.ITERATION_STARTED, validation.start_batch)
@@ -196,14 +197,22 @@ class Emitter:
         self._placed.append((engine, event, method))
 
     def _place_first(self, engine: Engine, event: Any, method: Callable[..., None]) -> None:
-        # Before what people placed before `attach`: a validation is no part of what is left over.
+        # Before what people placed before `attach`: what they do after a step, or as an epoch
+        # begins, is no part of that step, and is one of that epoch.
         self._place(engine, event, method)
         handlers = engine._event_handlers[event]
         handlers.insert(0, handlers.pop())
 
     # -- the run
 
+    def _start_early(self) -> None:
+        # A validation before the first epoch may be placed before us.
+        if self._trainer.last_event_name == Events.STARTED:
+            self._start(self._trainer)
+
     def _start(self, trainer: Engine) -> None:
+        if self._relay.is_open:  # by a validation
+            return
         self._place_last()
         self._hook()
         carried, self._carried = self._carried, None
@@ -318,6 +327,11 @@ class Emitter:
                 "Ignite: gradients of micro-batches left over in an epoch go into the first step "
                 "of the next one, unless the trainer drops them"
             )
+
+    def _leave_epoch(self, trainer: Engine, iter_counter: int) -> None:
+        self._is_cut = self._is_cut or self._batches != trainer.state.epoch_length
+        if trainer.should_terminate_single_epoch == "skip_epoch_completed":
+            self._end_epoch(trainer)
 
     def _end_epoch(self, trainer: Engine) -> None:
         if self._relay.in_epoch:
