@@ -518,6 +518,34 @@ def test_one_batch_alone_is_skipped_of_a_module_that_steps_by_hand(
 # -- state
 
 
+class Saving(Callback):
+    """Saves after each batch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_checkpoint_that_a_callback_listed_before_saves_too_early_is_told_of_once(
+    bus: EventBus, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_first: bool
+) -> None:
+    saving, emitter = Saving(tmp_path / "each.ckpt"), Emitter(bus)
+    callbacks = [saving, emitter] if is_first else [emitter, saving]
+    task = Task(epochs=1)
+    with quiet():
+        training = trainer(bus, task, tmp_path, callbacks=callbacks)
+        training.fit(Module(task), task.train_loader, task.validation_loader)
+    told = "list the Emitter before the callback that saves"
+    assert caplog.text.count(told) == is_first
+    saved = torch.load(saving.file, weights_only=True)["callbacks"]["eventbus.train"]
+    assert saved["loop"]["step"] == (3 if is_first else 4)
+
+
 def test_what_one_loop_cannot_do_is_said_by_name(
     bus: EventBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
