@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
 
     from eventbus.loops._relay import Relay
 
-__all__ = ["drop_gradients", "tell_before_step"]
+__all__ = ["drop_gradients", "hold_gradients", "tell_before_step"]
 
 
 def drop_gradients(optimizer: Optimizer) -> None:
@@ -22,6 +24,21 @@ def drop_gradients(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
+
+
+def hold_gradients(optimizers: Iterable[Optimizer]) -> list[RemovableHandle]:
+    """Have each backward add zeros to the gradients until the hooks that this returns are removed.
+
+    For a micro-batch that is passed over: what those before it have left stays as it is, whatever
+    this one makes of them, not-a-number too.
+    """
+    return [
+        parameter.register_hook(torch.zeros_like)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad
+    ]
 
 
 def tell_before_step(

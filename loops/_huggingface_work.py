@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Trainer
 
+from eventbus.loops._gradients import hold_gradients
 from eventbus.loops._metrics import scalars
 from eventbus.loops._nested import first_size
 from eventbus.loops._relay import Relay
@@ -73,10 +74,21 @@ class Work:
         self.batches += 1
         wait_s, self._wait_s = self._wait_s, None
         batch = self._relay.load_batch(inputs, wait_s)
+        if self._relay.passes_over:
+            return self._passed_over(trainer, call, model, batch, *args, **kwargs)
         loss = call(model, batch, *args, **kwargs)
         self.loss = self._as_mean(loss, batch)
         self._relay.record(loss=self.loss, **self._read(trainer, batch))
         return loss
+
+    def _passed_over(self, trainer: Trainer, call: Call, *args: Any, **kwargs: Any) -> Any:
+        assert trainer.optimizer is not None
+        hooks = hold_gradients([trainer.optimizer])
+        try:
+            return call(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _as_mean(self, loss: Any, batch: Any) -> Any:
         # A Trainer's losses of micro-batches add up to that of the step; those of a relay have it

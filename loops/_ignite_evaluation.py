@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,12 +19,24 @@ __all__ = ["Evaluation"]
 
 
 class Evaluation:
-    """The runs of one evaluator, as validations."""
+    """The runs of one evaluator, as validations.
+
+    Parameters
+    ----------
+    prepare
+        Called before each: the run may be about to begin.
+    """
 
     def __init__(
-        self, relay: Relay, name: str, evaluator: Engine, loss_fn: nn.Module | None
+        self,
+        relay: Relay,
+        name: str,
+        evaluator: Engine,
+        loss_fn: nn.Module | None,
+        prepare: Callable[[], None],
     ) -> None:
         self._relay = relay
+        self._prepare = prepare
         self._name = name
         self._evaluator = evaluator
         self._loss_fn = loss_fn
@@ -32,6 +45,7 @@ class Evaluation:
     def start(self, evaluator: Engine) -> None:
         """Begin, where a training is under way."""
         self._is_cut = False
+        self._prepare()
         if self._relay.is_open:
             self._relay.begin_validation(self._name)
             self._obey()

@@ -95,8 +95,6 @@ class Fit:
         self._batches = 0
         self._is_cut = self._is_due = False
         self._logs = {}
-        if self._stepping is not None:
-            self._stepping.begin_epoch()
         self._carry()
         self._relay.begin_epoch()
         self._left_s = perf_counter()
@@ -128,7 +126,9 @@ class Fit:
         batch = relay.load_batch(batch, self._waited_s)
         self._batches += 1
         if relay.passes_over:
-            relay.end_batch(boundary=self._stepping is None or self._stepping.pass_over())
+            if self._stepping is not None and not relay.is_epoch_over:
+                self._stepping.leave_out()
+            relay.end_batch()
             logs = self._model.get_metrics_result()
         else:
             logs = self._logs = self._trained(original, batch)
@@ -206,6 +206,7 @@ class Fit:
         self._is_validation_cut = False
         test = partial(self._test, original=self._model.test_function)
         self.put(self._model, "test_function", test)
+        self._relay.leave_step()
         self._relay.begin_validation()
         self._left_s = perf_counter()
 

@@ -131,24 +131,17 @@ class Stepping:
         self._per_step = self.optimizer.gradient_accumulation_steps or 1
         # Keras carries what is left over at the end of an epoch, or of a fit, to the next one.
         self._handed = int(self.optimizer._iterations) % self._per_step
-        self._passed = 0
 
     @property
     def left_over(self) -> int:
         """Micro-batches that were handed over since the last step."""
         return self._handed
 
-    def begin_epoch(self) -> None:
-        """Forget the micro-batches that were passed over at the end of the epoch before."""
-        self._passed = 0
-
-    def pass_over(self) -> bool:
-        """One micro-batch was passed over; say whether it was the last of its step."""
-        self._passed += 1
-        if self._handed + self._passed < self._per_step:
-            return False
-        self._drop(self._handed)
-        return True
+    def leave_out(self) -> None:
+        """One micro-batch is passed over: its step is that of the others, at the same place."""
+        if self._per_step > 1:
+            trained = self.optimizer._trainable_variables
+            self.optimizer.apply([torch.zeros_like(one.value) for one in trained], trained)
 
     def apply(
         self, original: Callable[..., None], grads: Sequence[Any], trainable_variables: Any = None
@@ -165,7 +158,7 @@ class Stepping:
             self._step(original, [one.value.grad for one in trained], trained)
         else:
             self._drop(self._handed - 1)
-        self._handed = self._passed = 0
+        self._handed = 0
 
     def _show(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         scale = self.optimizer.loss_scale_factor or 1.0
@@ -200,4 +193,3 @@ class Stepping:
             self.optimizer._backend_reset_gradient_accumulators()
             with torch.no_grad():
                 self.optimizer._iterations.assign(self.optimizer._iterations - handed)
-        self._handed = self._passed = 0

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus.loops._gradients import drop_gradients
+from eventbus.loops._gradients import drop_gradients, hold_gradients
 from eventbus.loops._logged import read_output
 from eventbus.loops._nested import detached
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch import Tensor
     from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
     from eventbus.loops._logged import Logged
     from eventbus.loops._relay import Relay
@@ -44,6 +45,7 @@ class Steps:
         self._batch: Any = None
         self._has_batch = False
         self._undo: list[Any] = []
+        self._held: list[RemovableHandle] = []  # gradients of a batch that is passed over
         self.is_left = False
 
     def wrap(self, trainer: Trainer) -> None:
@@ -58,34 +60,44 @@ class Steps:
 
     def unwrap(self) -> None:
         """Have them go as before."""
+        self._let_go()
         while self._undo:
             self._undo.pop()()
 
     def begin(self, batch: Any) -> None:
         """Offer the batch, on its device, to the handlers."""
-        self.is_left, self._loss = True, None
+        self.is_left = True
         self._has_batch = batch is not None
         if self._has_batch:
             self._batch = self._relay.load_batch(batch)
         else:  # a module that takes its batches itself, from a `dataloader_iter`
             self._relay.say("Lightning: no batch_loaded where a step takes a dataloader_iter")
             self._relay.begin_step()
+        if not self._relay.passes_over:
+            self._loss = None
 
     def _step(self, trainer: Trainer, step: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._relay.is_open:
             return step(*args, **kwargs)
-        if self._relay.passes_over and trainer.world_size == 1:
-            return None  # for Lightning: no backward, and a step without gradients
+        if self._relay.passes_over:
+            if _may_leave_out(trainer):
+                return None  # for Lightning: no backward, and this batch adds to no gradients
+            self._held = hold_gradients(trainer.optimizers)
         if self._has_batch:
             args = (self._batch, *args[1:])
         output = step(*args, **kwargs)
-        self._loss = detached(read_output(output).get("loss", self._loss))
+        if not self._relay.passes_over:
+            self._loss = detached(read_output(output).get("loss", self._loss))
         return output
+
+    def _let_go(self) -> None:
+        while self._held:
+            self._held.pop().remove()
 
     def see_loss(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Keep the loss of a module that optimizes by hand, whose step is still under way."""
-        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not (module.automatic_optimization or is_scaled):
+        is_by_hand = not (module.automatic_optimization or _is_scaled(trainer))
+        if is_by_hand and not self._relay.passes_over:
             self._loss = loss.detach()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -100,12 +112,23 @@ class Steps:
 
     def end(self, trainer: Trainer, outputs: Any) -> None:
         """End the micro-batch, with what the module returned and logged."""
+        self._let_go()
         self.is_left = False
         values = {**self._logged.fresh_in_step(trainer), **read_output(outputs)}
         if self._loss is not None and len(trainer.optimizers) == 1:
             values["loss"] = self._loss  # as it was before the accumulation
         self._relay.record(**values)
         self._relay.end_batch()
+
+
+def _may_leave_out(trainer: Trainer) -> bool:
+    # Its scaler gives up the step of the micro-batches before where the last returns nothing.
+    is_scaled = _is_scaled(trainer) and trainer.lightning_module.automatic_optimization
+    return trainer.world_size == 1 and not is_scaled
+
+
+def _is_scaled(trainer: Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _take_off(strategy: Any, step: Any) -> None:

@@ -69,4 +69,4 @@ class Validations:
 
     def _begin(self, loader: int) -> None:
         self._loader, self._was_cut = loader, False
-        self._relay.begin_validation(f"val_{loader}" if loader else "val", within_step=True)
+        self._relay.begin_validation(f"val_{loader}" if loader else "val")

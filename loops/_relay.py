@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from eventbus import SkipBatch
 from eventbus.loops._batch import Body
 from eventbus.loops._closing import Ending
 from eventbus.loops._loader import tell_samplers
@@ -27,9 +28,10 @@ __all__ = ["Relay"]
 class Relay(RelayedRun):
     """The signals of one run, told by the hooks of a framework.
 
-    A step that a handler answers `SkipBatch` to, and each one after a `Stop`, is *passed over*: a
-    framework may go through its forward and backward, but `gradients_ready` says False, the adapter
-    keeps its optimizer from stepping, and nothing more is told of it.
+    A micro-batch that a handler answers `SkipBatch` to, and each one after a `Stop`, is *passed
+    over*: a framework may go through its forward and backward, but the adapter sees to it that
+    nothing of its gradients stays, and nothing more is told of it. A step of which nothing else is
+    there is not taken: `gradients_ready` says False.
 
     Parameters
     ----------
@@ -47,12 +49,38 @@ class Relay(RelayedRun):
     ) -> None:
         super().__init__(bus, framework, name=name, cannot=cannot)
         self._passes_over = False
-        self._is_due = False  # the step that is passed over has come to its end
+        self._ended = 0  # micro-batches of the step under way
+        self._longest = 0  # of the steps so far, in micro-batches
 
     def start(self, *, epochs: int | None = None, steps: int | None = None) -> None:
         """Emit `run_started`; `epochs` and `steps` are those in all, as far as they are known."""
-        self._passes_over = self._is_due = False
+        self._passes_over = False
+        self._ended = self._longest = 0
         super().start(epochs=epochs, steps=steps)
+
+    @property
+    def is_over(self) -> bool:
+        """True where the run is to end now: a `Stop`, or all its epochs are done.
+
+        Micro-batches that are accumulated are first brought to their end, as by a `Run`.
+        """
+        return super().is_over and not self._goes_on
+
+    @property
+    def is_epoch_over(self) -> bool:
+        """True where the epoch is to end now; not between the micro-batches of a step."""
+        return super().is_epoch_over and not self._goes_on
+
+    @property
+    def _goes_on(self) -> bool:
+        """True within a step that is yet to be taken.
+
+        One that takes longer than any before may not come to its end: where a loss scaler gives up
+        each step, or the framework has none left.
+        """
+        span = self._spans.batch
+        is_within = span is not None and span.bodies > 0
+        return is_within and (not self._longest or self._ended < self._longest)
 
     # -- epochs and their data
 
@@ -82,7 +110,7 @@ class Relay(RelayedRun):
             False where not all of its data was gone through.
         """
         spans = self._spans
-        self._close_step()
+        self.leave_step()
         if spans.epoch is not None:
             told = {**spans.epoch.means, **spans.epoch.validations}
             new = {key: value for key, value in (results or {}).items() if key not in told}
@@ -125,17 +153,26 @@ class Relay(RelayedRun):
             self._pass_over()
         if self._passes_over:
             return None
+        if self._spans.batch is None:
+            self._ended = 0
         return self._spans.batch or self._spans.open_batch(self)
 
     def _enter(self, body: Body) -> None:
-        span, pending = self._spans.batch, self._spans.pending()
+        span = self._spans.batch
         assert span is not None
-        if span.bodies == 0 and not self._is_refused():
+        if span.bodies:
+            self._leave_out()
+        elif not self._is_refused():
             self._spans.emitter.emit("batch_started", epoch=self.epoch, step=span.step)
             self._is_refused()
-        if self._spans.batch is not None:
+        if not self._passes_over:
             span.enter(body, boundary=False)
-            span.told_to_skip = pending.skip is not None
+
+    def _leave_out(self) -> None:
+        """Pass over a micro-batch that is to be skipped; the step goes on with the others."""
+        if self._spans.skips():
+            self._passes_over = True
+            self._spans.emitter.pending.end((SkipBatch,))  # which is not for the whole step
 
     def _is_refused(self) -> bool:
         span, pending = self._spans.batch, self._spans.pending()
@@ -153,7 +190,7 @@ class Relay(RelayedRun):
 
     @property
     def passes_over(self) -> bool:
-        """True where no handler wants the step under way: it is not to be taken."""
+        """True where no handler wants the micro-batch under way: nothing of it is to stay."""
         return self._passes_over
 
     def gradients_ready(self, loss: Any = None) -> bool:
@@ -163,8 +200,7 @@ class Relay(RelayedRun):
         handler: what steps several optimizers in one step is one step.
         """
         span = self._spans.batch
-        if self._passes_over or span is None:
-            self._is_due = True
+        if span is None:
             return not self._passes_over
         if not span.boundary:
             span.boundary = True
@@ -196,44 +232,39 @@ class Relay(RelayedRun):
         boundary
             True where the step is over although its gradients were not told of.
         """
-        span = self._spans.batch
-        if self._passes_over:
-            self._passes_over = not (self._is_due or boundary)
-            self._is_due = False
-        elif span is not None:
+        self._passes_over, span = False, self._spans.batch
+        if span is not None:
+            self._ended += 1
             span.boundary = span.boundary or bool(boundary)
             span.leave()
+            if self._spans.batch is None:
+                self._longest = max(self._longest, self._ended)
 
     def skip_step(self, reason: str) -> None:
         """The framework itself passes over the step under way."""
         if not self._passes_over and self._spans.batch is not None:
             self._spans.batch.skip(reason)
 
-    def _close_step(self) -> None:
-        self._passes_over = self._is_due = False
-        if self._spans.batch is not None:
-            self._spans.batch.close(Ending.LEFT)
+    def leave_step(self) -> bool:
+        """The framework ends its work on micro-batches that no step used up; say if there are any.
+
+        They are told as skipped: before the validation that comes after them, or the next epoch.
+        """
+        self._passes_over, span = False, self._spans.batch if self.is_open else None
+        if span is not None:
+            span.close(Ending.LEFT)
+        return span is not None
 
     # -- a validation
 
-    def begin_validation(self, name: str = "val", *, within_step: bool = False) -> None:
+    def begin_validation(self, name: str = "val") -> None:
         """Emit `validation_started`; all of it is silent once a `Stop` is pending.
 
         Nothing where no run is open: what a framework validates outside of a training is no part of
-        one.
-
-        Parameters
-        ----------
-        within_step
-            True where the framework may validate between two micro-batches of a step, and go on
-            with it.
+        one. A step under way goes on after it.
         """
-        if not self.is_open:
-            return
-        batch = self._spans.batch
-        if batch is not None and not batch.boundary and not within_step:
-            self._close_step()  # a framework validates between two of its steps
-        self._spans.open_validation(name, self)
+        if self.is_open:
+            self._spans.open_validation(name, self)
 
     def begin_validation_batch(self, batch: Any, wait_s: float = 0.0) -> None:
         """A batch of the validation is about to be worked on."""

@@ -196,6 +196,7 @@ class Emitter(Guest):
         if not self._relay.in_epoch:
             self._obey(control)
             return
+        self._relay.leave_step()  # another callback has ended the epoch within it
         loader, is_cut = kwargs["train_dataloader"], False
         if control.should_epoch_stop or control.should_training_stop:
             is_cut = not has_length(loader) or self._work.batches < len(loader)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from eventbus.loops._context import check_context
-from eventbus.loops._gradients import tell_before_step
+from eventbus.loops._gradients import hold_gradients, tell_before_step
 from eventbus.loops._ignite_evaluation import Evaluation
 from eventbus.loops._metrics import scalars
 from eventbus.loops._relay import Relay
@@ -145,23 +145,27 @@ class Emitter:
         self._loss: Any = None
         self._carried: Mapping[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
+        self._held: list[RemovableHandle] = []  # gradients of a batch that is passed over
         self._batches = 0  # of this epoch
         self._is_cut = False
         self._began_s = 0.0
-        self._is_loaded = self._sees_steps = False
+        self._is_loaded = False
+        self._stepping: list[Any] = []  # the optimizers whose steps are seen
         self._placed: list[tuple[Engine, Any, Callable[..., None]]] = []
         self._place(trainer, Events.STARTED, self._start)
-        self._place(trainer, Events.EPOCH_STARTED, self._start_epoch)
+        self._place_first(trainer, Events.EPOCH_STARTED, self._start_epoch)
         self._place(trainer, Events.GET_BATCH_STARTED, self._wait)
         self._place(trainer, Events.GET_BATCH_COMPLETED, self._load)
         self._place(trainer, Events.ITERATION_STARTED, self._start_batch)
-        self._place(trainer, Events.ITERATION_COMPLETED, self._end_batch)
-        self._place(trainer, Events.TERMINATE, self._end_quietly)
+        self._place_first(trainer, Events.ITERATION_COMPLETED, self._end_batch)
+        self._place_first(trainer, Events.EPOCH_COMPLETED, self._leave_step)
+        self._place(trainer, Events.TERMINATE_SINGLE_EPOCH, self._leave_epoch)
+        self._place_first(trainer, Events.TERMINATE, self._terminate)
         self._place(trainer, Events.EXCEPTION_RAISED, self._fail)
 
     def validate_by(self, name: str, evaluator: Engine) -> None:
         """Take the runs of an evaluator for validations of that name."""
-        validation = Evaluation(self._relay, name, evaluator, self._loss_fn)
+        validation = Evaluation(self._relay, name, evaluator, self._loss_fn, self._start_early)
         self._place(evaluator, Events.STARTED, validation.start)
         self._place(evaluator, Events.ITERATION_STARTED, validation.start_batch)
         self._place(evaluator, Events.ITERATION_COMPLETED, validation.end_batch)
@@ -194,9 +198,23 @@ class Emitter:
         engine.add_event_handler(event, method)
         self._placed.append((engine, event, method))
 
+    def _place_first(self, engine: Engine, event: Any, method: Callable[..., None]) -> None:
+        # Before what people placed before `attach`: what they do after a step, or as an epoch
+        # begins, is no part of that step, and is one of that epoch.
+        self._place(engine, event, method)
+        handlers = engine._event_handlers[event]
+        handlers.insert(0, handlers.pop())
+
     # -- the run
 
+    def _start_early(self) -> None:
+        # A validation before the first epoch may be placed before us.
+        if self._trainer.last_event_name == Events.STARTED:
+            self._start(self._trainer)
+
     def _start(self, trainer: Engine) -> None:
+        if self._relay.is_open:  # by a validation
+            return
         self._place_last()
         self._hook()
         carried, self._carried = self._carried, None
@@ -230,23 +248,25 @@ class Emitter:
     def _hook(self) -> None:
         given = self._context
         optimizers = {"": given["optimizer"], **(given["optimizers"] or {})}.values()
-        stepping = [one for one in optimizers if hasattr(one, "register_step_pre_hook")]
-        self._hooks = tell_before_step(self._relay, stepping, lambda: self._loss)
+        self._stepping = [one for one in optimizers if hasattr(one, "register_step_pre_hook")]
+        self._hooks = tell_before_step(self._relay, self._stepping, lambda: self._loss)
         if self._loss_fn is not None:
             self._hooks.append(self._loss_fn.register_forward_hook(self._see_loss))
-        self._sees_steps = bool(stepping)
-        if not stepping:
+        if not self._stepping:
             self._relay.say("Ignite: without optimizer= no backward_finished, and none is skipped")
 
     def _see_loss(self, module: nn.Module, args: Any, loss: Any) -> None:
-        self._loss = loss.detach()
+        if not self._relay.passes_over:
+            self._loss = loss.detach()
 
     def _unhook(self) -> None:
+        self._let_go()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
-    def _end_quietly(self, trainer: Engine) -> None:
+    def _terminate(self, trainer: Engine) -> None:
+        self._relay.leave_step()
         if trainer.should_terminate == "skip_completed":
             self._finish(trainer)
 
@@ -282,17 +302,38 @@ class Emitter:
         self._obey()
 
     def _start_batch(self, trainer: Engine) -> None:
+        self._let_go()
         if not self._is_loaded:  # an engine that runs without data
             self._relay.begin_step()
             self._obey()
+        if self._relay.passes_over:
+            self._held = hold_gradients(self._stepping)
+
+    def _let_go(self) -> None:
+        for hook in self._held:
+            hook.remove()
+        self._held = []
 
     def _end_batch(self, trainer: Engine) -> None:
+        self._let_go()
         self._is_loaded = False
         self._batches += 1
         self._relay.record(**self._report(trainer.state.output))
-        self._relay.end_batch(boundary=None if self._sees_steps else True)
+        self._relay.end_batch(boundary=None if self._stepping else True)
         if self._batches != trainer.state.epoch_length:
             self._obey()
+
+    def _leave_step(self, trainer: Engine) -> None:
+        if self._relay.leave_step():
+            self._relay.say(
+                "Ignite: gradients of micro-batches left over in an epoch go into the first step "
+                "of the next one, unless the trainer drops them"
+            )
+
+    def _leave_epoch(self, trainer: Engine, iter_counter: int) -> None:
+        self._is_cut = self._is_cut or self._batches != trainer.state.epoch_length
+        if trainer.should_terminate_single_epoch == "skip_epoch_completed":
+            self._end_epoch(trainer)
 
     def _end_epoch(self, trainer: Engine) -> None:
         if self._relay.in_epoch:

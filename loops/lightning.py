@@ -99,7 +99,14 @@ class Emitter(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the handlers and the counts, in tensors and plain Python."""
-        return self._relay.luggage() if self._relay.is_open else dict(self._kept)
+        if not self._relay.is_open:
+            return dict(self._kept)
+        if self._fit.steps.is_left:
+            self._relay.say(
+                "Lightning saves a checkpoint before the step under way is told of: list the "
+                "Emitter before the callback that saves"
+            )
+        return self._relay.luggage()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Have the next fit go on from there."""
@@ -160,6 +167,7 @@ class Emitter(Callback):
             return
         self._fit.steps.unwrap()
         self._relay.start(**limits(trainer))
+        # Asked for whether or not one will be saved: handlers may let go of it once it is closed.
         self._kept = self._relay.luggage()
         try:
             self._relay.finish()

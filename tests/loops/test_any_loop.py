@@ -87,8 +87,16 @@ SITUATIONS: dict[str, tuple[Task, Callable[[EventBus], None]]] = {
     "Stop after an epoch": (Task(), answer_once("epoch_finished", Stop("enough"), epoch=1)),
     "Stop before an epoch": (Task(), answer_once("epoch_started", Stop("enough"), epoch=2)),
     "Stop at once": (Task(), answer_once("run_started", Stop("enough"))),
+    "Stop while accumulating": (
+        Task(accumulate=3, batches=6),
+        answer_once("batch_loaded", Stop("enough"), batch_index=2),
+    ),
     "StopEpoch": (Task(), answer_once("batch_finished", StopEpoch("enough"), step=2)),
     "StopEpoch at its begin": (Task(), answer_once("epoch_started", StopEpoch("enough"), epoch=1)),
+    "StopEpoch while accumulating": (
+        Task(accumulate=3, batches=6),
+        answer_once("batch_loaded", StopEpoch("enough"), batch_index=2),
+    ),
     "SkipBatch before its forward": (
         Task(),
         answer_once("batch_loaded", SkipBatch("odd"), step=2),
@@ -96,6 +104,10 @@ SITUATIONS: dict[str, tuple[Task, Callable[[EventBus], None]]] = {
     "SkipBatch after its backward": (
         Task(),
         answer_once("backward_finished", SkipBatch("odd"), step=2),
+    ),
+    "SkipBatch while accumulating": (
+        Task(accumulate=2),
+        answer_once("batch_loaded", SkipBatch("odd"), batch_index=2),
     ),
 }
 
@@ -166,6 +178,60 @@ def deviations(theirs: Told, ours: Told, without: Mapping[str, str]) -> Iterator
     for one, other in zip(theirs.weights, ours.weights, strict=True):
         if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
             yield f"weights {one}, and not {other}"
+
+
+class Spoiling:
+    """Skips micro-batches of the first epoch, and makes their inputs not-a-number before."""
+
+    def __init__(self, bus: EventBus, loop: str, batches: tuple[int, ...]) -> None:
+        self.inputs = getattr(trained_by(loop), "KEYS", (0, 1))[0]
+        self.batches = batches
+        bus.on("batch_loaded", priority=1)(self.spoil)
+        bus.on("batch_loaded")(self.skip)
+
+    def spoil(self, batch: Any, epoch: int, batch_index: int) -> Any:
+        if epoch > 1 or batch_index not in self.batches:
+            return None
+        if isinstance(batch, Mapping):
+            return {**batch, self.inputs: batch[self.inputs] * torch.nan}
+        return [batch[0] * torch.nan, *batch[1:]]
+
+    def skip(self, epoch: int, batch_index: int) -> SkipBatch | None:
+        return SkipBatch("spoiled") if epoch == 1 and batch_index in self.batches else None
+
+
+def trained_without(task: Task, left_out: tuple[int, ...]) -> list[Tensor]:
+    """Return the weights where these batches of the first epoch add nothing to their steps."""
+    model = task.model()
+    optimizer = task.optimizer(model)
+    for epoch in range(1, task.epochs + 1):
+        for index, (inputs, targets) in enumerate(task.train_loader, 1):
+            if epoch > 1 or index not in left_out:
+                loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+                (loss / task.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's
+            if index % task.accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    return Trained.of(model).weights
+
+
+@pytest.mark.parametrize(
+    ("left_out", "sizes"),
+    [((1,), [5, 10, 10, 10]), ((2,), [5, 10, 10, 10]), ((3, 4), [10, 10, 10])],
+)
+@pytest.mark.parametrize("loop", [one for one in LOOPS if one != "accelerate"])
+def test_a_step_of_a_framework_is_taken_without_the_micro_batch_that_is_skipped(
+    loop: str, left_out: tuple[int, ...], sizes: list[int]
+) -> None:
+    train, bus, task = train_by(loop), EventBus(), Task(accumulate=2, validates=False)
+    Spoiling(bus, loop, left_out)
+    events = observed(bus)
+    weights = train(bus, task).weights
+    finished = [fields["batch_size"] for name, fields in events if name == "batch_finished"]
+    assert finished == sizes
+    assert all(math.isfinite(float(one["loss"])) for _, one in events if "loss" in one)
+    for theirs, ours in zip(weights, trained_without(task, left_out), strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

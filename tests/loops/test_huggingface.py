@@ -507,6 +507,35 @@ def test_validations_come_within_an_epoch_before_training_and_by_name(
     }
 
 
+def test_an_evaluation_within_a_step_leaves_it_whole(bus: EventBus, tmp_path: Path) -> None:
+    class Evaluate(TrainerCallback):
+        def on_substep_end(self, *args: Any, **kwargs: Any) -> None:
+            parts.trainer.evaluate()
+
+    parts = Parts(bus, tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=5)
+    parts.trainer.add_callback(Evaluate())
+    with capture(bus) as recording:
+        parts.train()
+    assert len(recording.of("validation_done")) == 2
+    assert [one["batch_size"] for one in recording.of("batch_finished")] == [10, 10]
+    assert recording.of("batch_skipped") == []
+
+
+def test_an_epoch_that_another_callback_ends_within_a_step_is_closed_before_its_evaluation(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    class Leave(TrainerCallback):
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_epoch_stop = True
+
+    parts = Parts(bus, tmp_path, gradient_accumulation_steps=2, eval_strategy="epoch")
+    parts.trainer.add_callback(Leave())
+    with capture(bus) as recording:
+        parts.train()
+    names = [one for one in recording.names if one in ("batch_skipped", "validation_started")]
+    assert names == ["batch_skipped", "validation_started"]
+
+
 def test_an_epoch_ends_after_all_of_its_evaluations(bus: EventBus, tmp_path: Path) -> None:
     given = {"eval_dataset": {"first": Task().validation_data, "second": Task().train_data}}
     with capture(bus) as recording:

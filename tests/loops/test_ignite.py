@@ -50,6 +50,24 @@ class Parts:
         self.trainer.run(self.task.train_loader, max_epochs=epochs)
 
 
+def placed(event: Any, bus: EventBus, is_before: bool, task: Task | None = None) -> Parts:
+    """Return a trainer that validates on an event, by a handler from before or after `attach`."""
+    parts = Parts(bus, task)
+    parts.emitter.detach()
+    model, optimizer = parts.model, parts.optimizer
+    parts.trainer = create_supervised_trainer(
+        model, optimizer, parts.loss_fn, gradient_accumulation_steps=parts.task.accumulate
+    )
+    if is_before:
+        parts.trainer.add_event_handler(event, parts.validate)
+    parts.emitter = ignite.attach(
+        parts.trainer, bus, model=model, optimizer=optimizer, validation=parts.evaluator
+    )
+    if not is_before:
+        parts.trainer.add_event_handler(event, parts.validate)
+    return parts
+
+
 @pytest.fixture
 def bus() -> EventBus:
     return EventBus(strict=True)
@@ -114,6 +132,84 @@ def test_a_validation_within_an_epoch_and_one_after_the_last_are_told(bus: Event
     told = [(one["round"], one["epoch"], one["step"]) for one in recording.of("validation_done")]
     assert told == [(1, 1, 2), (2, 1, 4), (3, 1, 4)]
     assert recording.names[-2:] == ["run_finished", "run_closed"]
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_step_is_over_before_others_work_on_its_end_whenever_they_were_placed(
+    bus: EventBus, is_before: bool
+) -> None:
+    parts = placed(Events.ITERATION_COMPLETED(every=2), bus, is_before)
+    with capture(bus) as recording:
+        parts.run()
+    told = [name for name in recording.names if name in ("batch_finished", "validation_done")]
+    assert told == ["batch_finished", "batch_finished", "validation_done"] * 2
+    assert [one["step"] for one in recording.of("validation_done")] == [2, 4]
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_validation_before_the_first_epoch_is_told_whenever_it_was_placed(
+    bus: EventBus, is_before: bool
+) -> None:
+    parts = placed(Events.STARTED, bus, is_before)
+    with capture(bus) as recording:
+        parts.run()
+    assert recording.names.count("run_started") == 1
+    assert [(one["epoch"], one["step"]) for one in recording.of("validation_done")] == [(0, 0)]
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_validation_as_an_epoch_begins_belongs_to_it(bus: EventBus, is_before: bool) -> None:
+    parts = placed(Events.EPOCH_STARTED, bus, is_before)
+    with capture(bus) as recording:
+        parts.run(2)
+    assert [one["epoch"] for one in recording.of("validation_done")] == [1, 2]
+    assert all("val_loss" in one["metrics"] for one in recording.of("epoch_finished"))
+
+
+@pytest.mark.parametrize("event", [Events.ITERATION_STARTED, Events.ITERATION_COMPLETED])
+def test_a_validation_within_a_step_leaves_it_whole(bus: EventBus, event: Any) -> None:
+    parts = placed(event, bus, is_before=True, task=Task(accumulate=2))
+    with capture(bus) as recording:
+        parts.run()
+    assert len(recording.of("validation_done")) == 4
+    assert [one["batch_size"] for one in recording.of("batch_finished")] == [10, 10]
+    assert recording.of("batch_skipped") == []
+
+
+def test_a_validation_after_an_epoch_is_no_part_of_what_was_left_over(bus: EventBus) -> None:
+    parts = placed(Events.EPOCH_COMPLETED, bus, is_before=True, task=Task(batches=3, accumulate=2))
+    with capture(bus) as recording:
+        parts.run()
+    names = recording.names
+    assert names.index("batch_skipped") < names.index("validation_started")
+    assert names.index("validation_done") < names.index("epoch_finished")
+
+
+def test_a_state_that_is_set_as_the_trainer_starts_is_that_of_the_run(bus: EventBus) -> None:
+    trainer = Engine(lambda engine, batch: batch)
+
+    @trainer.on(Events.STARTED)
+    def go_on(engine: Engine) -> None:
+        engine.state.epoch, engine.state.iteration = 2, 4
+
+    ignite.attach(trainer, bus)
+    with capture(bus) as recording:
+        trainer.run([1.0, 2.0], max_epochs=3)
+    assert [(one["epoch"], one["step"]) for one in recording.of("epoch_finished")] == [(3, 6)]
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_an_epoch_that_somebody_terminates_was_left(bus: EventBus, skips: bool) -> None:
+    parts = Parts(bus)
+
+    @parts.trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def leave() -> None:
+        parts.trainer.terminate_epoch(skip_epoch_completed=skips)
+
+    with capture(bus) as recording:
+        parts.run(2)
+    told = [(one["step"], one["complete"]) for one in recording.of("epoch_finished")]
+    assert told == [(2, False), (6, True)]
 
 
 def test_an_evaluator_of_its_own_says_nothing(bus: EventBus) -> None:
@@ -214,20 +310,45 @@ def test_accumulation_counts_optimizer_steps(bus: EventBus) -> None:
     assert [one["batch_index"] for one in recording.of("batch_loaded")] == [1, 2, 3, 4]
 
 
-def test_batches_that_no_step_used_up_are_told_as_skipped(bus: EventBus) -> None:
+def test_batches_that_no_step_used_up_are_told_as_skipped(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
     parts = Parts(bus, Task(batches=3))
     trainer = create_supervised_trainer(
         parts.model, parts.optimizer, parts.loss_fn, gradient_accumulation_steps=2
     )
     ignite.attach(trainer, bus, model=parts.model, optimizer=parts.optimizer)
-    with capture(bus) as recording:
-        trainer.run(parts.task.train_loader, max_epochs=1)
+    with capture(bus) as recording, caplog.at_level(logging.WARNING):
+        trainer.run(parts.task.train_loader, max_epochs=3)
     assert recording.names[-4:] == [
         "batch_skipped",
         "epoch_finished",
         "run_finished",
         "run_closed",
     ]
+    told = "gradients of micro-batches left over in an epoch go into the first step of the next"
+    assert caplog.text.count(told) == 1
+
+
+def test_a_stop_does_not_wait_for_a_step_that_never_comes(bus: EventBus) -> None:
+    """As under a loss scaler that gives up each step."""
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight])
+
+    def update(engine: Engine, batch: float) -> float:
+        if engine.state.iteration == 1:
+            optimizer.step()
+        return batch
+
+    trainer = Engine(update)
+    ignite.attach(trainer, bus, optimizer=optimizer)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: bus.answer(Stop("SIGTERM"))
+    )
+    with capture(bus) as recording:
+        trainer.run([1.0] * 9, max_epochs=1)
+    assert trainer.state.iteration == 2
+    assert recording.of("run_finished")[0]["reason"] == "SIGTERM"
 
 
 def test_a_stop_with_an_exit_code_leaves_the_process_after_the_run_is_closed(

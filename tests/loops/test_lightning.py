@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from .trained_by.task import Task
 pytest.importorskip("lightning")
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 
 from eventbus.loops.lightning import Emitter
 
@@ -267,6 +269,26 @@ def test_a_batch_skipped_before_its_forward_costs_none(bus: EventBus, tmp_path: 
     assert module.forwards.count("training") == 3
 
 
+def test_a_loss_scaler_steps_without_the_micro_batch_that_is_skipped(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    task = Task(epochs=1, accumulate=2)
+    module = Counting(task)
+    weights = [[one.detach().clone() for one in module.parameters()]]
+    bus.on("batch_loaded", when=lambda batch_index: batch_index == 2, name="skip")(
+        lambda: SkipBatch("odd")
+    )
+    bus.on("batch_finished", name="keep")(
+        lambda: weights.append([one.detach().clone() for one in module.parameters()])
+    )
+    scaling = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with capture(bus) as recording:
+        Fitting(bus, tmp_path, task, module=module, plugins=[scaling]).fit()
+    assert [one["batch_size"] for one in recording.of("batch_finished")] == [5, 10]
+    for before, after in itertools.pairwise(weights):
+        assert not any(one.equal(other) for one, other in zip(before, after, strict=True))
+
+
 def test_what_is_not_finite_moves_nothing(bus: EventBus, tmp_path: Path) -> None:
     bus.attach(NonFiniteGuard(watch="gradients", action="skip"))
     bus.on("batch_loaded", when=lambda step: step == 2, name="spoil")(
@@ -481,7 +503,47 @@ def test_two_optimizers_stepped_by_hand_are_one_step_of_the_run(
     assert recording.of("backward_finished")[0]["loss"] > 0
 
 
+def test_one_batch_alone_is_skipped_of_a_module_that_steps_by_hand(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    bus.on("batch_loaded", when=lambda batch_index: batch_index == 2, name="skip")(
+        lambda: SkipBatch("odd")
+    )
+    with capture(bus) as recording:
+        Fitting(bus, tmp_path, Task(epochs=1, validates=False), module=Pair()).fit()
+    told = [name for name in recording.names if name in ("batch_finished", "batch_skipped")]
+    assert told == ["batch_finished", "batch_skipped", "batch_finished", "batch_finished"]
+
+
 # -- state
+
+
+class Saving(Callback):
+    """Saves after each batch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_checkpoint_that_a_callback_listed_before_saves_too_early_is_told_of_once(
+    bus: EventBus, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_first: bool
+) -> None:
+    saving, emitter = Saving(tmp_path / "each.ckpt"), Emitter(bus)
+    callbacks = [saving, emitter] if is_first else [emitter, saving]
+    task = Task(epochs=1)
+    with quiet():
+        training = trainer(bus, task, tmp_path, callbacks=callbacks)
+        training.fit(Module(task), task.train_loader, task.validation_loader)
+    told = "list the Emitter before the callback that saves"
+    assert caplog.text.count(told) == is_first
+    saved = torch.load(saving.file, weights_only=True)["callbacks"]["eventbus.train"]
+    assert saved["loop"]["step"] == (3 if is_first else 4)
 
 
 def test_what_one_loop_cannot_do_is_said_by_name(

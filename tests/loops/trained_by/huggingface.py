@@ -17,6 +17,9 @@ from eventbus.loops import huggingface
 from .task import Task, Trained
 
 NAME = "Hugging Face"
+DIFFERENCES = {
+    "SkipBatch while accumulating": "the step ends where it would have, with one micro-batch less",
+}
 KEYS = ("inputs", "labels")
 """Where inputs and targets are in a batch."""
 

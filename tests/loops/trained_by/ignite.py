@@ -15,6 +15,9 @@ from eventbus.loops import ignite
 from .task import Task, Trained
 
 NAME = "Ignite"
+DIFFERENCES = {
+    "SkipBatch while accumulating": "the step ends where it would have, with one micro-batch less",
+}
 
 
 def train(bus: EventBus, task: Task) -> Trained:

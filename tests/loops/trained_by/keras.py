@@ -13,6 +13,9 @@ from eventbus.loops.keras import Emitter
 from .task import CLASSES, FEATURES, Task, Trained
 
 NAME = "Keras"
+DIFFERENCES = {
+    "SkipBatch while accumulating": "the step ends where it would have, with one micro-batch less",
+}
 
 
 class TorchSGD(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras ships no types

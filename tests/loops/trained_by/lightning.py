@@ -21,6 +21,9 @@ from eventbus.loops.lightning import Emitter
 from .task import Task, Trained
 
 NAME = "Lightning"
+DIFFERENCES = {
+    "SkipBatch while accumulating": "the step ends where it would have, with one micro-batch less",
+}
 
 
 class Module(LightningModule):
