@@ -63,7 +63,8 @@ class Spans:
     resumed_from : str or None
         The checkpoint that the run goes on from.
     generators_before : mapping or None
-        The random generators as they were before a validation that was cut and is to be done again.
+        The random generators as they were before a validation that is under way, or was cut, and
+        is to be done again.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -177,8 +178,6 @@ class Spans:
         self.validation = span
         if is_stopped:
             self.note_undone()
-        elif not span.is_behind:
-            self.generators_before = None  # the one that was cut has come again
         span.start()
         return span
 
@@ -244,13 +243,17 @@ class Spans:
     def is_exact(self) -> bool:
         """False where a run that went on from the state as it is now would not go on as this one.
 
-        That is within a step once the optimizer has stepped, for the step would be taken again; and
-        after a step that was reported, as long as a validation in its body is not done, for the
-        body is not entered again. With several ranks it is not asked: they would have to agree.
+        That is within a step once its body was entered: it would be entered again, and what it has
+        changed without the optimizer (BatchNorm's averages) twice. And it is after a step that was
+        reported, as long as a validation in its body is not done, for the body is not entered
+        again; and where the epoch is to end with this very step, which then is the last one or none
+        at all. With several ranks it is not asked: they would have to agree.
         """
         if self.ranks is not None:
             return True
-        return not self.place.done.undone if self.batch is None else not self.batch.has_stepped
+        if self.batch is None:
+            return not self.place.done.undone
+        return self.batch.bodies == 0 and self.pending().stop_epoch is None
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop itself, in tensors and plain Python.
@@ -258,7 +261,8 @@ class Spans:
         `position` says how far the epoch under way has come; `epoch` 0 there: none is under way.
         """
         epoch = self.epoch or self.interrupted
-        position = {"epoch": self.counts.under_way, **self.place.state()}
+        is_left = self.batch is None and epoch is not None and epoch.stop_epoch is not None
+        position = {"epoch": self.counts.under_way, **self.place.state(is_left)}
         if epoch is not None:
             position["so_far"] = epoch.state()
         else:  # restored, and its epoch not come to yet; the place itself may have moved on
