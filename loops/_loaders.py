@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import chain, count
 from typing import Any
 from weakref import ref
 
@@ -27,7 +28,7 @@ class Loaders:
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
         self._restored: dict[str, Mapping[str, Any]] = {}  # and not come to yet
-        self._given_back: list[torch.Generator] = []
+        self._met: dict[int, torch.Generator] = {}  # by number: several loaders may draw from one
 
     def begin(
         self, place: str, loader: Any, *, is_within: bool = False, has_state: bool = False
@@ -48,8 +49,14 @@ class Loaders:
                 _begin_workers(loader, is_within)
         known = Known(loader)
         if known.keeps_something:
-            self._known[place] = known
             known.compare(last, kept)
+            self._known[place] = known
+            self._number(known)
+
+    def pass_over(self, place: str, loader: Any) -> None:
+        """The pass was done before the checkpoint; others may draw from its generators, too."""
+        if place in self._restored:
+            self._give_back(loader, self._restored[place], is_within=False)
 
     def end(self, place: str) -> None:
         """The pass is over: the next one at that place finds its loader as it is then."""
@@ -57,19 +64,43 @@ class Loaders:
             self._known[place].end()
 
     def _give_back(self, loader: Any, kept: Mapping[str, Any], is_within: bool) -> None:
-        for generator, state, seed in zip(
-            own_generators(loader), kept["own"], kept["seeds"], strict=False
+        own = own_generators(loader)
+        for generator, state, seed, number in zip(
+            own, kept["own"], kept["seeds"], kept["numbers"], strict=False
         ):
-            # One that several loaders draw from is as all have left it, and goes on from there.
-            is_new = not any(generator is one for one in self._given_back)
+            # One that another loader draws from has been given back, and goes on from there.
+            is_new = all(generator is not one for one in self._met.values())
             if is_within or (is_new and _goes_on(generator, seed, kept["goes_on"])):
                 generator.set_state(state)
-            self._given_back.append(generator)
+            self._met[number] = generator
+
+    def _number(self, known: Known) -> None:
+        """Number the generators of a loader, and let go of those that are no loader's any more."""
+        free = (number for number in count() if number not in self._numbers())
+        for generator in known.generators:
+            found = [number for number, one in self._met.items() if one is generator]
+            number = found[0] if found else next(free)
+            self._met[number] = generator
+            known.numbers.append(number)
+        self._met = {number: self._met[number] for number in self._numbers() & set(self._met)}
+
+    def _numbers(self) -> set[int]:
+        """Return the numbers that generators of loaders have, those not come to yet, too."""
+        restored = [kept["numbers"] for kept in self._restored.values()]
+        return set(chain(*restored, *(one.numbers for one in self._known.values())))
 
     def state(self, ended: str | None = None) -> dict[str, Any]:
         """Return how a resumed run is to find them, with a pass that is as good as over."""
         known = {place: one.state(place == ended) for place, one in self._known.items()}
-        return {**self._restored, **known}
+        return {place: self._as_met(kept) for place, kept in self._restored.items()} | known
+
+    def _as_met(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was restored with those generators that other loaders have drawn from."""
+        own = [
+            self._met[number].get_state() if number in self._met else state
+            for number, state in zip(kept["numbers"], kept["own"], strict=True)
+        ]
+        return {**kept, "own": own}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have each as `state` tells once the run comes to it."""
@@ -86,15 +117,18 @@ class Known:
         there was one pass.
     is_remade : bool
         It is another object in each pass, with workers of its own.
+    numbers : list of int
+        By which its generators are known.
     """
 
     def __init__(self, loader: Any) -> None:
         self._loader = _weak(loader)
-        self._generators = own_generators(loader)
-        self._seeds = [one.initial_seed() for one in self._generators]
+        self.generators = own_generators(loader)
+        self.numbers: list[int] = []
+        self._seeds = [one.initial_seed() for one in self.generators]
         self._found = self._now()
         self._left: dict[str, Any] | None = None
-        self.keeps_something = bool(self._generators) or _keeps_workers(loader)
+        self.keeps_something = bool(self.generators) or _keeps_workers(loader)
         self.goes_on: bool | None = None
         self.is_remade = False
 
@@ -107,7 +141,7 @@ class Known:
             self.goes_on = not self._is_seeded_since(last)
 
     def _is_seeded_since(self, last: Known) -> bool:
-        pairs = zip(self._generators, last._generators, strict=False)
+        pairs = zip(self.generators, last.generators, strict=False)
         if self._seeds != last._seeds or any(one is not other for one, other in pairs):
             return True
         left = last._now() if last._left is None else last._left
@@ -120,16 +154,17 @@ class Known:
 
     def state(self, is_over: bool) -> dict[str, Any]:
         """Return how the pass has found it; once that is over, how the next one is to."""
-        flags = {"goes_on": self.goes_on, "is_remade": self.is_remade, "seeds": self._seeds}
+        known: dict[str, Any] = {"goes_on": self.goes_on, "is_remade": self.is_remade}
+        known |= {"seeds": self._seeds, "numbers": list(self.numbers)}
         if not is_over and self._left is None:
-            return {**self._found, **flags}
+            return {**self._found, **known}
         now = self._now()
-        return {**now, **flags, "has_workers": now["has_workers"] and not self.is_remade}
+        return {**now, **known, "has_workers": now["has_workers"] and not self.is_remade}
 
     def _now(self) -> dict[str, Any]:
         loader = self._loader()
         has_workers = _keeps_workers(loader) and _inner(loader)._iterator is not None
-        own = [one.get_state() for one in self._generators]
+        own = [one.get_state() for one in self.generators]
         return {"own": own, "has_workers": has_workers}
 
 

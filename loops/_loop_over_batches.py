@@ -64,7 +64,9 @@ class Batches(Pass, Iterator[T], Generic[T]):
 
     def _is_behind(self) -> bool:
         """Pass over what was done before the checkpoint, also where an answer ends the epoch."""
-        self._is_over = self._reader is None and self._spans.passes_over_batches()
+        spans = self._spans
+        if self._reader is None and (spans.epoch is not None or spans.cut() is None):
+            self._is_over = spans.passes_over_batches(self._loader)
         return self._is_over
 
     def _open(self) -> None:

@@ -68,6 +68,17 @@ class Place:
 
     # -- what happens in the epoch
 
+    def passes_over(self, loader: Iterable[Any], in_epoch: bool) -> bool:
+        """Tell whether the pass that is about to begin was done before the checkpoint."""
+        name = self._name_of_pass(in_epoch)
+        is_behind = self.done.passes_over_batches(in_pass=self._is_open)
+        if is_behind:
+            self.loaders.pass_over(name, loader)
+        return is_behind
+
+    def _name_of_pass(self, in_epoch: bool) -> str:
+        return f"batches {self.done.passes if in_epoch else 0}"
+
     def open(self, loader: Iterable[Any], epoch: int) -> Reader:
         """Begin a pass over `loader`, or go on with the one that was under way.
 
@@ -81,7 +92,7 @@ class Place:
         if start is None and carried is not None:
             carry_on(loader, carried)
             tell_samplers(loader, epoch)  # the state has brought back the epoch before
-        self._pass = f"batches {self.done.passes if epoch else 0}"
+        self._pass = self._name_of_pass(in_epoch=epoch > 0)
         has_state = start is not None and start.loader is not None and keeps_its_place(loader)
         self.loaders.begin(self._pass, loader, is_within=start is not None, has_state=has_state)
         reader, self._opening = opened(loader, start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._batch import BatchSpan
@@ -204,10 +204,10 @@ class Spans:
         """False outside of epochs, before the loop over them, in a run resumed within an epoch."""
         return self.epoch is not None or not self.resumes_in_epoch
 
-    def passes_over_batches(self) -> bool:
+    def passes_over_batches(self, loader: Iterable[Any]) -> bool:
         """Tell whether the pass over data that is about to begin was done before the checkpoint."""
         if self._is_in_place:
-            return self.place.done.passes_over_batches(in_pass=self.place.is_open)
+            return self.place.passes_over(loader, in_epoch=self.epoch is not None)
         log.warning(
             "the checkpoint was saved within epoch %d, and batches come before the loop over "
             "epochs: that epoch will begin anew",

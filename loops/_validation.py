@@ -76,10 +76,13 @@ class ValidationSpan:
         self._body = Body(batch)
 
     def open_loader(self, loader: Any) -> None:
-        """A loop over the batches of one of its loaders begins."""
-        place = f"validation {self.name} {len(self._places)}"
+        """A loop over the batches of one of its loaders begins, or is passed over."""
+        place, loaders = f"validation {self.name} {len(self._places)}", self._spans.place.loaders
         self._places.append(place)
-        self._spans.place.loaders.begin(place, loader)
+        if self.is_behind:
+            loaders.pass_over(place, loader)
+        else:
+            loaders.begin(place, loader)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported: for the batch under way, else as a result of the validation."""

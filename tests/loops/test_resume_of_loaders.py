@@ -90,7 +90,7 @@ MAKERS: dict[str, Callable[[], Loaders]] = {
     ),
     "sampler's generator": lambda: of_samplers(functools.partial(RandomSampler, DATA)),
     "weighted sampler's generator": lambda: of_samplers(
-        functools.partial(WeightedRandomSampler, torch.ones(8), 8)
+        functools.partial(WeightedRandomSampler, [1.0] * 8, 8)
     ),
     "one generator for all": of_one_generator,
     "validation's generator": lambda: Loaders(
@@ -185,13 +185,25 @@ def test_a_run_goes_on_within_an_epoch(kind: str, tmp_path: Path) -> None:
     assert_goes_on(tmp_path, make, "batch_finished", steps + steps // 2)
 
 
-def test_a_run_goes_on_from_a_run_that_went_on(tmp_path: Path) -> None:
-    make = MAKERS["one generator for all"]
-    whole = live(tmp_path / "whole", make)
-    for kill_at in (2 * STEPS + 1, 3 * STEPS + 1):
+@pytest.mark.parametrize("kind", ["one generator for all", "loaders in turns"])
+@pytest.mark.parametrize("on", ["epoch_finished", "batch_finished"])
+def test_a_run_goes_on_from_a_run_that_went_on(kind: str, on: str, tmp_path: Path) -> None:
+    make = MAKERS[kind]
+    steps = steps_of_an_epoch(make)
+    whole = live(tmp_path / "whole", make, on)
+    for kill_at in (steps + 1, steps + 2, 2 * steps, 3 * steps + 1):
         with pytest.raises(Killed):
-            live(tmp_path / "run", make, kill_at=kill_at)
-    assert live(tmp_path / "run", make).weights == whole.weights
+            live(tmp_path / "run", make, on, kill_at)
+    assert live(tmp_path / "run", make, on)[1:] == whole[1:]
+
+
+def test_a_generator_is_as_the_loaders_have_left_it_that_share_it(tmp_path: Path) -> None:
+    make = MAKERS["one generator for all"]
+    whole = live(tmp_path / "whole", make, "validation_started")
+    for kill_at in (STEPS + 1, 2 * STEPS + 1):  # each life begins with the validation
+        with pytest.raises(Killed):
+            live(tmp_path / "run", make, "validation_started", kill_at)
+    assert live(tmp_path / "run", make, "validation_started")[1:] == whole[1:]
 
 
 @pytest.mark.parametrize("epochs_done", [1, 2])
