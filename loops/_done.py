@@ -57,6 +57,11 @@ class Done:
     def end_pass(self) -> int:
         """A pass is over; return how many there were."""
         self._done.append(BATCHES)
+        return self.passes
+
+    @property
+    def passes(self) -> int:
+        """Passes over training data that are done of this body, in this life or passed over."""
         return self._done.count(BATCHES)
 
     def note_due(self, name: str, in_step: bool) -> None:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from eventbus import StopEpoch
 from eventbus.loops._closing import Ending
 from eventbus.loops._metrics import Means, Metrics, settled
 from eventbus.loops._report import Report
@@ -45,6 +46,14 @@ class EpochSpan:
         self.open_passes: list[weakref.ref[object]] = []
         self.was_cut = False
         self.was_left = False
+        self._stop_epoch: StopEpoch | None = None  # kept, for the epoch's own end clears it
+
+    @property
+    def stop_epoch(self) -> StopEpoch | None:
+        """What has ended its loops over batches, or is to."""
+        if self._spans.epoch is self:
+            self._stop_epoch = self._spans.pending().stop_epoch
+        return self._stop_epoch
 
     @property
     def is_left(self) -> bool:
@@ -96,6 +105,7 @@ class EpochSpan:
             self.note_undone()
         if spans.ranks is not None and ending is not Ending.FAILED:
             self.was_cut, self.was_left = spans.ranks.end_epoch(self.was_cut, self.was_left)
+        stop_epoch = self.stop_epoch
         spans.epoch = None
         if self.open_passes:
             spans.schedules.go_back()
@@ -110,17 +120,19 @@ class EpochSpan:
         spans.counts.epochs_done = spans.counts.epoch
         spans.place.begin()
         spans.schedules.end_epoch()
-        is_cut_short = self.was_left or ending is Ending.LEFT or pending.stop_epoch is not None
+        is_cut_short = self.was_left or ending is Ending.LEFT or stop_epoch is not None
         self._emit("epoch_finished", metrics=metrics, complete=not is_cut_short)
 
     def state(self) -> dict[str, Any]:
         """Return what its metrics are made of, in tensors and plain Python."""
         extra = {**self._extra_before, **self.extra.metrics}
+        end = self.stop_epoch
         return {
             "means": self.means.state(),
             "validations": {key: settled(value) for key, value in self.validations.items()},
             "extra": {key: settled(value) for key, value in extra.items()},
-            "was_left": self.was_left,
+            "was_left": self.was_left or end is not None,
+            "stop_epoch": None if end is None else {"reason": end.reason, "by": end.by},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -129,6 +141,8 @@ class EpochSpan:
         self.validations = dict(state.get("validations", {}))
         self._extra_before = dict(state.get("extra", {}))
         self.was_left = state.get("was_left", False)
+        if (end := state.get("stop_epoch")) is not None:
+            self._spans.emitter.pending.accept(StopEpoch(end["reason"], by=end["by"]))
 
     @property
     def _place(self) -> str:

@@ -1,17 +1,18 @@
-"""The global random generators, as a thing with state."""
+"""The global random generators, as a thing with state, and those that a loader has of its own."""
 
 from __future__ import annotations
 
 import random
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 
-__all__ = ["RandomGenerators"]
+__all__ = ["RandomGenerators", "own_generators", "put_aside"]
 
 
 class RandomGenerators:
@@ -53,6 +54,27 @@ class RandomGenerators:
         if "numpy" in state:
             kind, keys, *rest = state["numpy"]
             import_module("numpy").random.set_state((kind, _listed(keys), *rest))
+
+
+@contextmanager
+def put_aside(own: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """Have the global generators, and those of a loader's `own`, as if nothing inside had drawn."""
+    everywhere = RandomGenerators(devices=False)
+    now, states = everywhere.state_dict(), [(one, one.get_state()) for one in own]
+    try:
+        yield
+    finally:
+        everywhere.load_state_dict(now)
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def own_generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators of the loader's own, each once, in an order that is always the same."""
+    samplers = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    inner = getattr(samplers[1], "sampler", None)
+    found = [getattr(one, "generator", None) for one in (loader, *samplers, inner)]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
 
 def _packed(words: Iterable[int] | bytes) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Any, Final
 
-__all__ = ["END", "Reader", "tell_samplers"]
+__all__ = ["END", "Reader", "length_of", "tell_samplers"]
 
 END: Final = object()
 """What a reader gives after the last batch. Not StopIteration, which may come from elsewhere."""
@@ -69,7 +69,7 @@ class Reader:
     def size(self) -> int | None:
         """The number of batches, where the loader knows it."""
         if self._is_sized is None:
-            self._size = _size_of(self._loader)
+            self._size = length_of(self._loader)
             self._is_sized = True
         return self._size
 
@@ -112,7 +112,8 @@ def tell_samplers(loader: Any, epoch: int) -> None:
             set_epoch(epoch - 1)
 
 
-def _size_of(loader: Any) -> int | None:
+def length_of(loader: Any) -> int | None:
+    """Return a length, of what knows it."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

@@ -56,15 +56,19 @@ class Batches(Pass, Iterator[T], Generic[T]):
         """The safe point before a batch is loaded."""
         if self._reader is not None and self._spans.heeded.quiet:  # as it is for nearly each step
             return True
-        if self._is_over or self._is_cut():
+        if self._is_over or self._is_behind() or self._is_cut():
             return False
         if self._reader is None:
-            if self._spans.position.passes_over_batches():
-                self._is_over = True
-                return False
             self._open()
             return not self._is_cut()
         return True
+
+    def _is_behind(self) -> bool:
+        """Pass over what was done before the checkpoint, also where an answer ends the epoch."""
+        spans = self._spans
+        if self._reader is None and (spans.epoch is not None or spans.cut() is None):
+            self._is_over = spans.position.passes_over_batches(self._loader)
+        return self._is_over
 
     def _open(self) -> None:
         spans = self._spans

@@ -52,6 +52,8 @@ class Validation(Iterator[T], Generic[T]):
             name = "val" if self._name is None else self._name
             self._span = spans.open_validation(name, self)
         self._cut_short(self._span)
+        if self._span.is_behind or not self._is_over:
+            self._span.open_loader(self._loader)
         return self._span
 
     def _go_on(self, span: ValidationSpan) -> ValidationSpan:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from eventbus.loops._generators import RandomGenerators
+from eventbus.loops._generators import RandomGenerators, own_generators, put_aside
 from eventbus.loops._loader import END, Reader
-from eventbus.loops._manner import refuse_other_manner, warn_of_other_manner
+from eventbus.loops._manner import Manner, refuse_other_manner, warn_of_other_manner
 from eventbus.loops.resumable_sampler import ResumableSampler
 
 __all__ = ["Start", "carry_on", "check_manner", "keeps_its_place", "opened"]
@@ -28,18 +28,22 @@ class Start:
     used : int
         Batches that come before.
     opening : mapping or None
-        The generators as they were when the pass began, whence its order was drawn.
+        The global generators as they were when the pass began, whence its order was drawn.
     loader : mapping or None
         The state of a loader that has one.
+    own : sequence or None
+        The states of the loader's own generators after those batches.
     """
 
     used: int
     opening: Mapping[str, Any] | None = None
     loader: Mapping[str, Any] | None = None
+    own: Sequence[Any] | None = None
 
     def state(self) -> dict[str, Any]:
         """Return what it was made from."""
-        parts = {"used": self.used, "opening": self.opening, "loader": self.loader}
+        given = {"opening": self.opening, "loader": self.loader, "own": self.own}
+        parts: dict[str, Any] = {"used": self.used, **given}
         return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -53,7 +57,7 @@ def keeps_its_place(loader: Any) -> bool:
 
 
 def check_manner(
-    loader: Any, start: Start | None, carried: Mapping[str, Any] | None, before: Mapping[str, int]
+    loader: Any, start: Start | None, carried: Mapping[str, Any] | None, before: Manner
 ) -> None:
     """Refuse, or warn of, a loader that is not read in the manner of the checkpoint.
 
@@ -65,7 +69,7 @@ def check_manner(
     state = carried if start is None else start.loader
     if state is not None and keeps_its_place(loader):
         refuse_other_manner(loader, before)
-    elif start is not None and start.used:
+    if start is not None and start.used:
         warn_of_other_manner(loader, before)
 
 
@@ -74,32 +78,27 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
 
     The loader draws its order again from the generators of the pass's begin; then those of the
     checkpoint go on. So the batches after `start` are those of an uninterrupted run, and so is what
-    the model draws, wherever the order depends on nothing else.
+    the model draws, wherever the order depends on nothing else. The loader's own are to be as at
+    the begin already.
     """
-    everywhere, own = RandomGenerators(devices=False), _generators_of(loader)
+    everywhere = RandomGenerators(devices=False)
     if start is None or start.opening is None:
-        opening = {"random": everywhere.state_dict(), "own": [one.get_state() for one in own]}
+        opening = {"random": everywhere.state_dict()}
         return _started(loader, start), opening
-    before: dict[str, Any] = dict(start.opening)
-    now = everywhere.state_dict()
-    everywhere.load_state_dict(before["random"])
-    for generator, state in zip(own, before["own"], strict=False):
+    with put_aside():
+        everywhere.load_state_dict(start.opening["random"])
+        reader = _started(loader, start)
+    for generator, state in zip(own_generators(loader), start.own or (), strict=False):
         generator.set_state(state)
-    try:
-        return _started(loader, start), before
-    finally:
-        everywhere.load_state_dict(now)
+    return reader, dict(start.opening)
 
 
 def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
     """Have a loader with a state, at the end of a pass, begin the pass after it."""
-    if not keeps_its_place(loader):
-        return
-    everywhere = RandomGenerators(devices=False)
-    now = everywhere.state_dict()
-    loader.load_state_dict(state)
-    loader.state_dict()  # torchdata's goes to its place only now, and draws a seed on the way
-    everywhere.load_state_dict(now)
+    if keeps_its_place(loader):
+        with put_aside():
+            loader.load_state_dict(state)
+            loader.state_dict()  # torchdata's goes to its place only now, and draws a seed
 
 
 def _started(loader: Any, start: Start | None) -> Reader:
@@ -140,11 +139,3 @@ def _drop(reader: Reader, used: int) -> None:
     while reader.read < used and reader.next() is not END:
         pass
     reader.take_wait()
-
-
-def _generators_of(loader: Any) -> list[Any]:
-    """Return the generators of the loader's own, each once, in an order that is always the same."""
-    samplers = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-    inner = getattr(samplers[1], "sampler", None)
-    found = [getattr(one, "generator", None) for one in (loader, *samplers, inner)]
-    return list({id(one): one for one in found if hasattr(one, "set_state")}.values())

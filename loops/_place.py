@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import ref
 
+from torch import Generator
+
 from eventbus.loops._done import Done
+from eventbus.loops._generators import own_generators
 from eventbus.loops._loader import Reader, tell_samplers
-from eventbus.loops._manner import manner_of
+from eventbus.loops._loaders import Loaders
+from eventbus.loops._manner import Manner, manner_of
 from eventbus.loops._opening import Start, carry_on, check_manner, keeps_its_place, opened
 
 __all__ = ["Place"]
@@ -34,13 +38,18 @@ class Place:
         What is done of the loops in the body.
     have_given : set of int
         The `id` of each loader that a batch came out of: held, an iterator would keep its workers.
+    loaders : Loaders
+        What the loaders keep from pass to pass.
     """
 
     def __init__(self) -> None:
         self.have_given: set[int] = set()
+        self.loaders = Loaders()
+        self._pass = ""  # which of the body: the place where its loader is known
+        self._is_open = False
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
-        self._manner: Mapping[str, int] = {}  # of the last loader
+        self._manner: Manner = {}  # of the last loader
         self.begin()
 
     def begin(self) -> None:
@@ -51,13 +60,27 @@ class Place:
         self._close()
 
     def _close(self) -> None:
+        if self._is_open:
+            self.loaders.end(self._pass)
         self._used = self.read = 0
         self._is_open = self._goes_on = False
         self._loader: Any = None
         self._reader: ref[Reader] | None = None
         self._opening: dict[str, Any] = {}
+        self._own: list[Generator] = []
 
     # -- what happens in the epoch
+
+    def passes_over(self, loader: Iterable[Any], in_epoch: bool) -> bool:
+        """Tell whether the pass that is about to begin was done before the checkpoint."""
+        name = self._name_of_pass(in_epoch)
+        is_behind = self.done.passes_over_batches(in_pass=self._is_open)
+        if is_behind:
+            self.loaders.pass_over(name, loader)
+        return is_behind
+
+    def _name_of_pass(self, in_epoch: bool) -> str:
+        return f"batches {self.done.passes if in_epoch else 0}"
 
     def open(self, loader: Iterable[Any], epoch: int) -> Reader:
         """Begin a pass over `loader`, or go on with the one that was under way.
@@ -72,12 +95,16 @@ class Place:
         if start is None and carried is not None:
             carry_on(loader, carried)
             tell_samplers(loader, epoch)  # the state has brought back the epoch before
+        self._pass = self._name_of_pass(in_epoch=epoch > 0)
+        has_state = start is not None and start.loader is not None and keeps_its_place(loader)
+        self.loaders.begin(self._pass, loader, is_within=start is not None, has_state=has_state)
         reader, self._opening = opened(loader, start)
         self._is_open = True
         self._goes_on = start is not None
         self._used = self.read = 0 if start is None else start.used
         self._loader = loader if keeps_its_place(loader) else None
         self._reader = ref(reader)
+        self._own = own_generators(loader)
         return reader
 
     @property
@@ -122,14 +149,22 @@ class Place:
         """True once an iterator of the loader was made, which draws a seed."""
         return self._is_open and (self._goes_on or self.read > 0)
 
-    def state(self) -> dict[str, Any]:
-        """Return it in tensors and plain Python."""
-        at_end = self._is_at_end
+    def state(self, is_left: bool = False) -> dict[str, Any]:
+        """Return it in tensors and plain Python.
+
+        Parameters
+        ----------
+        is_left
+            The pass under way is as good as over: no other batch of it begins.
+        """
+        at_end = self._is_at_end or (is_left and self._is_open)
         state: dict[str, Any] = {
             "batch_index": self.batch_index,
             "done": self.done.state(with_pass=at_end),
             "used": 0 if at_end else self._used,
         }
+        if loaders := self.loaders.state(ended=self._pass if at_end else None):
+            state["loaders"] = loaders
         if self._manner:
             state["manner"] = dict(self._manner)
         if (carried := self._carried_on()) is not None:
@@ -140,17 +175,23 @@ class Place:
 
     @property
     def _is_at_end(self) -> bool:
-        """True where nothing is left of the pass; one over a loader with a state is read on."""
+        """True where nothing is left of the pass.
+
+        One over a loader with a state, or with generators of its own, is read on: the end is read,
+        too, where torch's `RandomSampler` draws once more.
+        """
         reader = None if self._reader is None else self._reader()
-        is_used_up = self._loader is None and self.is_used_up
+        is_used_up = self._loader is None and not self._own and self.is_used_up
         return is_used_up and reader is not None and reader.is_at_its_end()
 
     def _state_of_pass(self) -> dict[str, Any]:
         if self._start is not None:
             return self._start.state()  # restored, and not come to yet
-        state = {"opening": self._opening} if self._has_drawn else {}
+        state: dict[str, Any] = {"opening": self._opening} if self._has_drawn else {}
         if self._loader is not None and self._used == self.read > 0:
             state["loader"] = self._loader.state_dict()
+        if self._own and self.is_used_up:
+            state["own"] = [one.get_state() for one in self._own]
         return state
 
     def _carried_on(self) -> Mapping[str, Any] | None:
@@ -166,9 +207,10 @@ class Place:
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
         self._manner = state.get("manner", {})
+        self.loaders.restore(state.get("loaders", {}))
         used = state.get("used", self.batch_index)
         if used or "opening" in state:
-            self._start = Start(used, state.get("opening"), state.get("loader"))
+            self._start = Start(used, state.get("opening"), state.get("loader"), state.get("own"))
         if undone := state.get("undone"):
             log.warning(
                 "the checkpoint was saved within the body of step %d, before validation %s in it "

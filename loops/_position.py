@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eventbus.loops._metrics import settled
@@ -33,14 +33,18 @@ class Position:
     def is_exact(self) -> bool:
         """False where a run that went on from the state as it is now would not go on as this one.
 
-        That is within a step once the optimizer has stepped, for the step would be taken again; and
-        after a step that was reported, as long as a validation in its body is not done, for the
-        body is not entered again. With several ranks it is not asked: they would have to agree.
+        That is within a step once its body was entered: it would be entered again, and what it has
+        changed without the optimizer (BatchNorm's averages) twice. And it is after a step that was
+        reported, as long as a validation in its body is not done, for the body is not entered
+        again; and where the epoch is to end with this very step, which then is the last one or none
+        at all. With several ranks it is not asked: they would have to agree.
         """
         spans = self._spans
         if spans.ranks is not None:
             return True
-        return not spans.place.done.undone if spans.batch is None else not spans.batch.has_stepped
+        if spans.batch is None:
+            return not spans.place.done.undone
+        return spans.batch.bodies == 0 and spans.pending().stop_epoch is None
 
     def state(self) -> dict[str, Any]:
         """Return it in tensors and plain Python.
@@ -49,7 +53,8 @@ class Position:
         """
         spans = self._spans
         epoch = spans.epoch or spans.interrupted
-        position = {"epoch": spans.counts.under_way, **spans.place.state()}
+        is_left = spans.batch is None and epoch is not None and epoch.stop_epoch is not None
+        position = {"epoch": spans.counts.under_way, **spans.place.state(is_left)}
         if epoch is not None:
             position["so_far"] = epoch.state()
         else:  # restored, and its epoch not come to yet; the place itself may have moved on
@@ -84,11 +89,11 @@ class Position:
         ahead, self._ahead = self._ahead, {}
         return ahead.get("so_far", {}) if ahead.get("epoch") == epoch else None
 
-    def passes_over_batches(self) -> bool:
+    def passes_over_batches(self, loader: Iterable[Any]) -> bool:
         """Tell whether the pass over data that is about to begin was done before the checkpoint."""
-        place = self._spans.place
+        spans = self._spans
         if self.is_reached:
-            return place.done.passes_over_batches(in_pass=place.is_open)
+            return spans.place.passes_over(loader, in_epoch=spans.epoch is not None)
         log.warning(
             "the checkpoint was saved within epoch %d, and batches come before the loop over "
             "epochs: that epoch will begin anew",

@@ -65,7 +65,8 @@ class Spans:
     resumed_from : str or None
         The checkpoint that the run goes on from.
     generators_before : mapping or None
-        The random generators as they were before a validation that was cut and is to be done again.
+        The random generators as they were before a validation that is under way, or was cut, and
+        is to be done again.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -181,8 +182,6 @@ class Spans:
         self.validation = span
         if is_stopped:
             self.note_undone()
-        elif not span.is_behind:
-            self.generators_before = None  # the one that was cut has come again
         span.start()
         return span
 

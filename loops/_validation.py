@@ -52,6 +52,7 @@ class ValidationSpan:
         self.is_behind = False
         self.was_cut = False
         self._generators = _GENERATORS.state_dict() if spans.is_redone else None
+        self._places: list[str] = []  # where its loaders are known
         self._means = Means()
         self._results = Report()
         self._body: Body | None = None
@@ -64,13 +65,24 @@ class ValidationSpan:
         return not self.held and self.owner() is None
 
     def start(self) -> None:
-        """Tell that it begins."""
+        """Tell that it begins; a checkpoint within it is to have it done again as it was begun."""
+        if not self.silent:
+            self._spans.generators_before = self._generators
         self._emit("validation_started")
 
     def enter(self, batch: Any, wait_s: float) -> None:
         """Give the loop a batch, for which it waited so long."""
         self._wait_s = wait_s
         self._body = Body(batch)
+
+    def open_loader(self, loader: Any) -> None:
+        """A loop over the batches of one of its loaders begins, or is passed over."""
+        place, loaders = f"validation {self.name} {len(self._places)}", self._spans.place.loaders
+        self._places.append(place)
+        if self.is_behind:
+            loaders.pass_over(place, loader)
+        else:
+            loaders.begin(place, loader)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Keep what is reported: for the batch under way, else as a result of the validation."""
@@ -131,6 +143,9 @@ class ValidationSpan:
         spans.counts.rounds[self.name] = self.round
         values = self._values()
         spans.last.update(values)
+        spans.generators_before = None
+        for place in self._places:
+            spans.place.loaders.end(place)
         spans.place.done.settle(self.name)
         if spans.epoch is not None:
             spans.epoch.validations.update(values)
@@ -140,8 +155,6 @@ class ValidationSpan:
 
     def _interrupt(self, reason: str) -> None:
         self._spans.note_undone()
-        if self._spans.is_redone and not self.silent:  # a silent one comes after the one cut
-            self._spans.generators_before = self._generators
         self._emit("validation_interrupted", reason=reason, metrics=Metrics(self._values()))
 
     def _values(self) -> dict[str, Any]:

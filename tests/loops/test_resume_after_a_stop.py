@@ -6,6 +6,7 @@ import gc
 import random
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, Stop, at
+from eventbus import EventBus, Stop, StopEpoch, at
 from eventbus.handlers import Checkpoint
 from eventbus.loops import ResumableSampler, Run
 
@@ -206,3 +207,45 @@ def refuse() -> Stop:
 
 def flat(batches: list[Any]) -> list[int]:
     return list(chain(*batches)) if isinstance(batches[0], list) else batches
+
+
+def epochs_cut_by(
+    folder: Path, answers: tuple[Stop | StopEpoch, ...], kills: bool
+) -> list[tuple[int, int, bool]]:
+    """Answer on step 3, the decision of whose epoch is to be in the checkpoint of that step."""
+    bus, ends = EventBus(), list[tuple[int, int, bool]]()
+    bus.attach(Checkpoint(folder, on="batch_finished", best=None, resume="auto"))
+
+    @bus.on("batch_finished", when=at(3))
+    def enough() -> Any:
+        return answers
+
+    @bus.on("epoch_finished")
+    def note(epoch: int, step: int, complete: bool) -> None:
+        ends.append((epoch, step, complete))
+
+    generator = torch.Generator().manual_seed(1)
+    loader = torch.utils.data.DataLoader(DATA, shuffle=True, generator=generator)
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            for data in (loader, range(2)):
+                for batch in run.batches(data):
+                    run.report(loss=float(batch))
+            if kills:
+                raise KeyboardInterrupt
+            for _batch in run.validate([1]):
+                run.report(loss=0.0)
+    return [*ends, (0, int(1000 * sum(run.metrics.values())), True)]
+
+
+@pytest.mark.parametrize(
+    ("others", "kills"), [((), True), ((Stop("SIGTERM"),), True), ((Stop("SIGTERM"),), False)]
+)
+def test_an_epoch_that_an_answer_has_ended_ends_there_in_a_resumed_run(
+    others: tuple[Stop, ...], kills: bool, tmp_path: Path
+) -> None:
+    whole = epochs_cut_by(tmp_path / "whole", (StopEpoch("enough"),), kills=False)
+    with pytest.raises(KeyboardInterrupt) if kills else nullcontext():
+        epochs_cut_by(tmp_path / "run", (StopEpoch("enough"), *others), kills)
+    assert whole[0] == (1, 3, False)
+    assert epochs_cut_by(tmp_path / "run", (), kills=False) == whole

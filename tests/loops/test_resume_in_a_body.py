@@ -227,3 +227,49 @@ def test_each_validation_that_is_left_out_is_named(
     assert "validation 'val' and 'test' in it" in told
     train(stops=False)
     assert left_out() == [told]  # the second life has saved again, with nothing undone
+
+
+def train_with_averages(folder: Path, on: str, accumulate: int, kill_at: int | None) -> Any:
+    """Train a model whose forward changes it, and validate in a body that draws."""
+    torch.manual_seed(1)
+    bus, kills = EventBus(strict=True), iter([False] * (kill_at or 1000) + [True])
+    bus.attach(Checkpoint(folder, on=on, resume="auto", best=None))
+
+    @bus.on(on, priority=-10_000)
+    def die() -> None:
+        if next(kills):
+            raise Killed
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    drawn: list[float] = []
+    data = torch.arange(32.0).reshape(4, 4, 2).cos()
+    with Run(bus, model=model, optimizer=optimizer) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(list(data), accumulate=accumulate):
+                loss = model(batch).square().mean()
+                loss.backward()
+                if run.boundary:
+                    run.emit("backward_finished", loss=loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                run.report(loss=loss)
+            for _batch in run.validate([1, 2]):
+                drawn.append(torch.rand(()).item())
+                run.report(loss=drawn[-1])
+    state = {name: part.tolist() for name, part in model.state_dict().items()}
+    return state, dict(run.metrics), drawn[-2:], torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "on", ["batch_loaded", "batch_started", "backward_finished", "validation_batch_finished"]
+)
+def test_a_save_in_the_midst_is_one_that_a_run_goes_on_from(
+    on: str, accumulate: int, tmp_path: Path
+) -> None:
+    whole = train_with_averages(tmp_path / "whole", on, accumulate, None)
+    kill_at = 2 if on.startswith("validation") else 3
+    with pytest.raises(Killed):
+        train_with_averages(tmp_path / "run", on, accumulate, kill_at)
+    assert train_with_averages(tmp_path / "run", on, accumulate, None) == whole

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, get_worker_info
 
 from eventbus import EventBus
 from eventbus.handlers import Checkpoint
@@ -160,6 +160,35 @@ def test_another_batch_size_within_an_epoch_is_warned_of(
     caplog.clear()
     train(tmp_path, make(0, batch_size=2))
     assert told(caplog)[0].startswith("the loader had batch_size=3 when the checkpoint")
+
+
+def ordered(**changes: Any) -> Loader:
+    options: dict[str, Any] = {"data": SAMPLES, "seed": 5, **changes}
+    return DataLoader(Numbers(), 3, sampler=ResumableSampler(**options))
+
+
+def batched(batch_size: int) -> Loader:
+    return DataLoader(Numbers(), batch_sampler=BatchSampler(range(SAMPLES), batch_size, False))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (ordered(), ordered(seed=6), "sampler.seed=5 when the checkpoint was saved and has 6"),
+        (ordered(), ordered(shuffle=False), "sampler.shuffle=True when"),
+        (ordered(), ordered(data=9), "len(sampler)=10 when the checkpoint was saved and has 9"),
+        (ordered(), shuffled(0), "sampler=ResumableSampler when"),
+        (batched(3), batched(2), "batch_size=3 when the checkpoint was saved and has 2"),
+    ],
+)
+def test_another_order_within_an_epoch_is_warned_of_once(
+    before: Loader, after: Loader, text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut(tmp_path, before, 2)
+    caplog.clear()
+    train(tmp_path, after)
+    assert [one for one in told(caplog) if "read again" not in one] == [told(caplog)[0]]
+    assert told(caplog)[0].startswith(f"the loader had {text}")
 
 
 @pytest.mark.parametrize("make", [sampled, shuffled])
