@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import namedtuple
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def save(bus: EventBus, times: int = 1) -> dict[str, Any]:
+def save(bus: EventBus, times: int = 1) -> Mapping[str, Any]:
     """Ask for the state as a checkpoint handler does; return what came last."""
     return dict([bus.emit("state_requested").state for _ in range(times)][-1])
 
