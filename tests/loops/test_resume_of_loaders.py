@@ -113,7 +113,9 @@ def live(
     make: Callable[[], Loaders],
     on: str = "epoch_finished",
     kill_at: int | None = None,
+    *,
     begin_epoch: Callable[[Loaders, int], object] = lambda loaders, epoch: None,
+    validates: Callable[[int], str] = lambda epoch: "after",
 ) -> Lived:
     """Train with a dropout, which draws from the generators that a loader may draw from, too."""
     torch.manual_seed(1)
@@ -130,6 +132,8 @@ def live(
     with Run(bus, model=model, optimizer=optimizer) as run:
         for epoch in run.epochs(EPOCHS):
             begin_epoch(loaders, epoch)
+            if validates(epoch) == "before":
+                validate(run, loaders, seen)
             for loader in loaders.train:
                 for batch in run.batches(loader):
                     seen.append((run.step, batch.flatten().tolist()))
@@ -140,11 +144,16 @@ def live(
                     run.report(loss=loss)
                     if loaders.leaves_at < STEPS and run.step % loaders.leaves_at == 0:
                         break
-            for batch in run.validate(loaders.val):
-                seen.append(("val", batch.flatten().tolist()))
-                run.report(loss=1.0)
+            if validates(epoch) == "after":
+                validate(run, loaders, seen)
     weights = torch.cat([one.flatten() for one in model.parameters()])
     return Lived(seen, weights.tolist(), torch.get_rng_state().tolist())
+
+
+def validate(run: Run, loaders: Loaders, seen: Seen) -> None:
+    for batch in run.validate(loaders.val):
+        seen.append(("val", batch.flatten().tolist()))
+        run.report(loss=1.0)
 
 
 def assert_goes_on(folder: Path, make: Callable[[], Loaders], on: str, kill_at: int) -> None:
@@ -204,6 +213,20 @@ def test_a_generator_is_as_the_loaders_have_left_it_that_share_it(tmp_path: Path
         with pytest.raises(Killed):
             live(tmp_path / "run", make, "validation_started", kill_at)
     assert live(tmp_path / "run", make, "validation_started")[1:] == whole[1:]
+
+
+def test_a_generator_has_what_was_drawn_while_a_loader_that_shares_it_was_not_read(
+    tmp_path: Path,
+) -> None:
+    def validates(epoch: int) -> str:
+        return "never" if epoch % 2 else "before"
+
+    make = MAKERS["one generator for all"]
+    whole = live(tmp_path / "whole", make, validates=validates)
+    for epochs_done in (2, 3):
+        with pytest.raises(Killed):
+            live(tmp_path / "run", make, kill_at=epochs_done * STEPS + 1, validates=validates)
+    assert live(tmp_path / "run", make, validates=validates)[1:] == whole[1:]
 
 
 @pytest.mark.parametrize("epochs_done", [1, 2])
