@@ -60,16 +60,18 @@ class Shelf:
         """Draw the series of this run, unless it has one."""
         self.series = self.series or secrets.token_hex(16)
 
+    def end(self) -> None:
+        """Save no more in this run."""
+        self.series = None
+
     def state(self) -> dict[str, Any]:
         """Return what a run that goes on from this one needs to take over."""
         series = (*self.before, self.series) if self.series else self.before
         return {"own": list(self.own), "series": list(series)}
 
     def take_over(self, state: Mapping[str, Any]) -> None:
-        """Go on in the place of a handler of another run, in a series of its own."""
+        """Go on in the place of a handler of another run, in the series of this one."""
         self.own, self.before = list(state["own"]), tuple(state.get("series", ()))
-        self.series = None
-        self.begin()
 
     def may_be_best(self, draft: Manifest) -> bool:
         """Tell whether a save has the monitored metric, a finite one."""

@@ -355,6 +355,7 @@ class Checkpoint(WithoutBus):
         finally:
             self._later.cease()
             self._offer.take()
+            self._shelf.end()
             if self._writer is not None:
                 self._writer.close()
         self._resume.note_close(event)
