@@ -51,8 +51,8 @@ class Tracker(ABC):
     Only `run_started` tells whether a run resumes, so what comes between `run_opened` and that is
     held in memory. What has no step is filed under the last one.
 
-    What is measured within a step's emissions waits, unread, for the end of the step: it is filed
-    where that is due.
+    Tensors that are measured within a step's emissions wait, unread, for the end of the step: they
+    are filed where that is due. Numbers cost no transfer, and come when their handler is due.
     """
 
     def __init__(self, when: When | None) -> None:
@@ -145,14 +145,17 @@ class Tracker(ABC):
 
     @_told("metrics_measured")
     def log_measured(self, event: Event, metrics: Mapping[str, Any]) -> None:
-        """File what a handler measured, within a step where that is due.
+        """File what a handler measured; within a step what is on a device only where that is due.
 
-        Reading it synchronises with its device.
+        Reading that synchronises with it.
         """
-        if _is_within_a_step(event) and not self._of_step(event).is_due:
-            self._of_step(event).waiting.append(metrics)
-        else:
+        if not _is_within_a_step(event) or self._of_step(event).is_due:
             self._scalars(event, "measured", metrics)
+            return
+        unread = {name: value for name, value in metrics.items() if hasattr(value, "detach")}
+        self._of_step(event).waiting.append(unread)
+        numbers = {name: value for name, value in metrics.items() if name not in unread}
+        self._scalars(event, "measured", numbers)
 
     @_told("learning_rate_changed")
     def log_learning_rates(self, event: Event, learning_rates: Mapping[str, float]) -> None:

@@ -25,10 +25,10 @@ class TensorBoard(Tracker):
     """Writes event files that `tensorboard --logdir runs` shows, while the run goes on and after.
 
     Curves are over optimizer steps: `step/loss`, `epoch/loss`, `validation/val_loss`,
-    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: within a step
-    (the gradient norm of `GradientClipping`) where that step is due, elsewhere always. What comes
-    from another sender than the run's own has its label in front: `generator/step/loss`. The run's
-    config appears in the HParams tab, with every curve as a metric. Texts are Markdown.
+    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: tensors within a
+    step (the gradient norm of `GradientClipping`) where that step is due, all else always. What
+    comes from another sender than the run's own has its label in front: `generator/step/loss`. The
+    run's config appears in the HParams tab, with every curve as a metric. Texts are Markdown.
 
     A resumed run goes on in the folder of its checkpoint, and its curves as if it had never been
     interrupted: what was filed after the checkpoint is dropped. A new run begins a new folder;
@@ -58,7 +58,7 @@ class TensorBoard(Tracker):
     log_dir
         The folder. `{run}` and `{run_id}` in it become the run's name and id.
     when
-        A filter on `batch_finished`: which steps' metrics are filed, and what is measured in them;
+        A filter on `batch_finished`: which steps' metrics are filed, and tensors measured in them;
         every 50th, unless given.
     histograms
         A filter on steps: when to file histograms of the weights, after the step, and of the

@@ -30,9 +30,9 @@ class WandB(Tracker):
     """Files the run with the wandb client: config, curves, pictures, texts, and how it ended.
 
     Curves are over optimizer steps: `step/loss`, `epoch/loss`, `validation/val_loss`,
-    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: within a step
-    (the gradient norm of `GradientClipping`) where that step is due, elsewhere always. What comes
-    from another sender than the run's own has its label in front: `generator/step/loss`. The
+    `learning_rate/<group>`, and `measured/<name>` for what other handlers measure: tensors within a
+    step (the gradient norm of `GradientClipping`) where that step is due, all else always. What
+    comes from another sender than the run's own has its label in front: `generator/step/loss`. The
     summary holds the last value of each metric under its own name, `outcome`, `reason`, and
     `exception` of a run that failed, which W&B then shows as failed.
 
@@ -63,7 +63,7 @@ class WandB(Tracker):
     project
         W&B's project; the client's default, unless given.
     when
-        A filter on `batch_finished`: which steps' metrics are filed, and what is measured in them;
+        A filter on `batch_finished`: which steps' metrics are filed, and tensors measured in them;
         every 50th, unless given.
     timeout_s
         How long the end of a run may wait for the client, in seconds.

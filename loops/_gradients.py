@@ -26,7 +26,7 @@ def drop_gradients(optimizer: Optimizer) -> None:
             parameter.grad = None
 
 
-def hold_gradients(optimizers: Iterable[Optimizer]) -> list[RemovableHandle]:
+def hold_gradients(optimizers: Iterable[Any]) -> list[RemovableHandle]:
     """Have each backward add zeros to the gradients until the hooks that this returns are removed.
 
     For a micro-batch that is passed over: what those before it have left stays as it is, whatever

@@ -413,3 +413,19 @@ def test_loop_that_opens_no_run_is_saved_and_told_once_that_nothing_resumes(
     assert epochs_in(tmp_path) == [1, 2, 3]
     told = [record.getMessage() for record in caplog.records]
     assert told == ["Checkpoint(resume='auto') resumes nothing: the loop emits no run_opened"]
+
+
+def test_who_hears_all_signals_hears_nothing_of_what_checkpoints_say_to_one_another(
+    tmp_path: Path,
+) -> None:
+    heard: list[list[str]] = []
+    for epochs in (1, 2):
+        heard.append([])
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, best=None, resume="auto"))
+        bus.on("*")(lambda event: heard[-1].append(event.name))
+        with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+            for _ in run.epochs(epochs):
+                pass
+    assert run.epoch == 2
+    assert heard[0] == heard[1]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, Priority, every
+from eventbus import EventBus, Filter, Priority, every
 from eventbus.handlers import Checkpoint, TensorBoard
 from eventbus.loops import Run
 
@@ -100,10 +100,11 @@ def test_what_is_measured_inside_an_emission_is_filed_under_its_step(
     assert curve(folder, "measured/double") == [(1, 2.0), (2, 4.0), (3, 6.0)]
 
 
-def measure_on(bus: EventBus, signal: str, priority: int) -> None:
-    @bus.on(signal, priority=priority)
+def measure_on(bus: EventBus, signal: str, priority: int, when: Filter | None = None) -> None:
+    @bus.on(signal, priority=priority, when=when)
     def measure(step: int, bus: EventBus) -> None:
-        bus.emit("metrics_measured", metrics={"double": 2.0 * step})
+        measured = {"double": torch.tensor(2.0 * step), "half": 0.5 * step}
+        bus.emit("metrics_measured", metrics=measured)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def measure_on(bus: EventBus, signal: str, priority: int) -> None:
         ("batch_finished", Priority.PERSIST),  # after the step's own metrics were filed
     ],
 )
-def test_what_is_measured_within_a_step_is_filed_where_the_step_is_due(
+def test_tensors_that_are_measured_within_a_step_are_filed_where_the_step_is_due(
     bus: EventBus, folder: Path, signal: str, priority: int
 ) -> None:
     bus.attach(TensorBoard(folder, when=every(2)))
@@ -126,6 +127,15 @@ def test_what_is_measured_within_a_step_is_filed_where_the_step_is_due(
     assert curve(folder, "measured/double") == [(2, 4.0), (4, 8.0)]
 
 
+def test_numbers_that_are_measured_within_a_step_are_filed_whenever_they_come(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(2)))
+    measure_on(bus, "batch_finished", Priority.MEASURE, when=every(3))
+    finish_steps(start(bus), 1, 6)
+    assert curve(folder, "measured/half") == [(3, 1.5), (6, 3.0)]
+
+
 def test_what_is_measured_in_a_step_that_was_skipped_is_not_taken_for_the_next_ones(
     bus: EventBus, folder: Path
 ) -> None:
@@ -135,7 +145,7 @@ def test_what_is_measured_in_a_step_that_was_skipped_is_not_taken_for_the_next_o
     loop.emit("backward_finished", epoch=1, step=1)
     loop.emit("batch_skipped", epoch=1, step=1)
     finish_steps(loop, 2, 2)
-    assert read(folder).Tags()["scalars"] == ["step/loss"]
+    assert set(read(folder).Tags()["scalars"]) == {"step/loss", "measured/half"}
 
 
 def test_what_is_measured_elsewhere_is_always_filed(bus: EventBus, folder: Path) -> None:
