@@ -242,10 +242,10 @@ def test_a_forked_copy_is_inert(tmp_path: Path) -> None:
 
 EXIT_SCRIPT = """
 import threading
-from eventbus import EventBus
+from eventbus import Background, EventBus
 bus, began = EventBus(), threading.Event()
 
-@bus.on("batch_finished", background=True)
+@bus.on("batch_finished", background=Background(timeout_s=0.05))
 def hang(step):
     began.set()
     threading.Event().wait()

@@ -24,6 +24,7 @@ def steps(folder: Path) -> list[int]:
     return [saved.manifest.step or 0 for saved in Checkpoint.saved(folder / "checkpoints")]
 
 
+@pytest.mark.slow  # it imports all of torch.distributed, in a process of its own
 def test_one_process_trains_as_any_other(tmp_path: Path) -> None:
     said = run_example("ddp_digits", "--run-dir", tmp_path, "--epochs", "2")
     assert "run finished after 0:0" in said

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from eventbus.handlers.csv_log import CSVLog
 
 from .running import run_example
 
 
+@pytest.mark.slow  # it trains for 500 steps
 def test_the_generator_finds_spots_of_the_ring(tmp_path: Path) -> None:
     said = run_example("gan", "--steps", "500", "--run-dir", tmp_path)
     found = re.findall(r"step +(\d+): (\d+) of 8 spots; to the nearest: (\d\.\d+)", said)

@@ -15,6 +15,7 @@ from .running import run_example
 pytest.importorskip("sklearn")
 
 
+@pytest.mark.slow  # it trains three times
 def test_each_fold_is_a_run_of_its_own(tmp_path: Path) -> None:
     said = run_example("k_fold", "--folds", "3", "--epochs", "4", "--run-dir", tmp_path)
     folds = re.findall(

@@ -52,8 +52,12 @@ ARGUMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "MixUp": lambda folder: {"classes": 3},
     "Notify": lambda folder: {"urls": _any_service()},
     "Plot": lambda folder: {"path": folder / "curves.svg"},
+    "WandB": lambda folder: {"dir": folder},
 }
-"""Arguments that have no default (and what a handler is to be resumed by)."""
+"""Arguments that have no default, what a handler is to be resumed by, and where W&B writes.
+
+Its client remembers the folder in which it was first used, by whichever test.
+"""
 
 ENVIRONMENT = dict(os.environ)
 """As it was before any library left there how to reach its helpers in this process."""
