@@ -11,8 +11,8 @@ from eventbus.declaration import CONTEXT, RESERVED
 from eventbus.due import in_place_of
 from eventbus.errors import AttachError
 from eventbus.handle import Handle
+from eventbus.handler_names import is_same, label_of, name_of
 from eventbus.marks import Mark, find_marks
-from eventbus.naming import is_same, label_of, name_of
 from eventbus.state import StatePart, has_state
 from eventbus.subscription import Options
 from eventbus.worker import Worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventbus.names import covers
+from eventbus.signal_names import covers
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus

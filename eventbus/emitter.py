@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 from eventbus.answers import Answers
 from eventbus.declaration import CONTEXT, Declaration
 from eventbus.errors import FieldError, did_you_mean
-from eventbus.naming import check_label
+from eventbus.handler_names import check_label
 from eventbus.pending import Pending
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from eventbus.attachment import Attachment, attach
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError, SignalError
 from eventbus.event_signal import EventSignal
+from eventbus.handler_names import class_of, defines, is_same, label_of, redefinition_key
 from eventbus.log import log
-from eventbus.names import check_name, check_pattern, covers, is_pattern
-from eventbus.naming import class_of, defines, is_same, label_of, redefinition_key
+from eventbus.signal_names import check_name, check_pattern, covers, is_pattern
 from eventbus.signals import STANDARD
 from eventbus.subscription import Options, Receiver, Subscription
 from eventbus.worker import Worker

@@ -12,8 +12,8 @@ from eventbus.background import Background
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
+from eventbus.handler_names import check_own_name, is_of, label_of, name_of
 from eventbus.log import log
-from eventbus.naming import check_own_name, is_of, label_of, name_of
 from eventbus.subscription import OnError, Options
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from eventbus.calling import NOT_DUE, Wants, check_runs, check_wants, make_call,
 from eventbus.due import Filter, as_filter
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
+from eventbus.handler_names import check_label
 from eventbus.handover import packing
-from eventbus.names import covers
-from eventbus.naming import check_label
+from eventbus.signal_names import covers
 from eventbus.tally import Tally
 from eventbus.worker import Worker
 

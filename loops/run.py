@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from eventbus import Answers, Declaration, EventBus, Stop
+from eventbus.handler_names import check_own_name
 from eventbus.loops._context import check_context, named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
@@ -19,7 +20,6 @@ from eventbus.loops._own_signals import check_not_own
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import HeldValidation
-from eventbus.naming import check_own_name
 
 if TYPE_CHECKING:
     from types import TracebackType

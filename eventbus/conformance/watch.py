@@ -10,7 +10,7 @@ from eventbus.conformance.limits import Limits
 from eventbus.conformance.place import Seen
 from eventbus.conformance.report import Report, Rule, Violation
 from eventbus.conformance.run_rules import LOOP_SIGNALS, RunRules
-from eventbus.names import NEVER_IN_PATTERNS
+from eventbus.signal_names import NEVER_IN_PATTERNS
 from eventbus.subscription import Options
 
 if TYPE_CHECKING:
