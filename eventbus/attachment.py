@@ -197,7 +197,9 @@ def _check_self(bus: EventBus, planned: Planned) -> None:
     handler = planned.handler
     if not isinstance(handler, MethodType) or not isinstance(handler.__func__, FunctionType):
         return
-    (first, *_) = (*handler.__func__.__code__.co_varnames, "")
+    if getattr(type(handler.__self__), handler.__name__, None) is not handler.__func__:
+        return  # a function that somebody bound on purpose, or a class method
+    first = next(iter(handler.__func__.__code__.co_varnames), "")
     if first in bus.registry.known_fields() or first in (*CONTEXT, *RESERVED):
         raise AttachError(
             f"{planned.label} is a method, and its first parameter is {first!r}: "

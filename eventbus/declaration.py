@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import pickle
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Any, Generic, ParamSpec
@@ -116,7 +117,17 @@ class Declaration(Frozen, Generic[P]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By where it stands, as functions are pickled; the stub's own name leads to this.
-        return _declared_at, (self.stub.__module__, self.stub.__qualname__)
+        place = self.stub.__module__, self.stub.__qualname__
+        try:
+            is_there = _declared_at(*place) is self
+        except (ImportError, AttributeError):
+            is_there = False
+        if not is_there:
+            raise pickle.PicklingError(
+                f"{self!r} cannot be pickled: it is not found as {'.'.join(place)}; "
+                "declare it at the top of a module"
+            )
+        return _declared_at, place
 
     @property
     def doc(self) -> str:

@@ -230,9 +230,9 @@ def _accept(result: Any, planned: PlannedCall, event: Event, given: Given) -> No
         given.append((planned.by, _signed(answer, planned.by, event)))
     if answers or planned.receiver is None:
         return  # a plain blinker receiver may return what it likes
-    key = event.signal.value
-    refuse_mistakes(result, planned.label)
-    if key is not None and planned.may_replace:
+    key = event.signal.value if planned.may_replace else None
+    refuse_mistakes(result, planned.label, may_be_value=key is not None)
+    if key is not None:
         event._fields[key] = result
 
 

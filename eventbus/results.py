@@ -34,10 +34,16 @@ def answers_in(result: Any, label: str) -> list[Answer]:
     return answers
 
 
-def refuse_mistakes(result: Any, label: str) -> None:
-    """Refuse what looks like an answer and is none: a bool, an answer's class, a coroutine."""
+def refuse_mistakes(result: Any, label: str, *, may_be_value: bool = False) -> None:
+    """Refuse what looks like an answer and is none: a bool, an answer's class, a coroutine.
+
+    Parameters
+    ----------
+    may_be_value
+        It may be the new value of a transform, and a truth value of an array or tensor is one.
+    """
     (first, *_) = result if isinstance(result, list | tuple) and result else (result,)
-    if isinstance(result, bool) or _is_bool_elsewhere(result):
+    if isinstance(result, bool) or (not may_be_value and _is_bool_elsewhere(result)):
         text = f"{result}, which decides nothing: return Stop('why'), or None"
     elif isinstance(first, type) and issubclass(first, Answer):
         text = f"the class {first.__name__}: return {first.__name__}('why')"
@@ -55,4 +61,6 @@ def _is_answer(result: Any) -> bool:
 
 def _is_bool_elsewhere(result: Any) -> bool:
     """Tell whether this is a truth value of NumPy's or torch's; nothing is read, or imported."""
-    return getattr(result, "ndim", None) == 0 and str(getattr(result, "dtype", "")) in BOOLS
+    if not (hasattr(type(result), "ndim") and hasattr(type(result), "dtype")):
+        return False  # nor is anything asked of what makes its attributes up
+    return result.ndim == 0 and str(result.dtype) in BOOLS

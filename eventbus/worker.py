@@ -123,17 +123,21 @@ class Worker:
         for call in self._backlog.tasks:
             if call.pending is emitter.pending:
                 call.pending = None
+        self._tell_of_drops()
+        if not emitter.inner:
+            self._backlog.end()
+
+    def _tell_of_drops(self) -> None:
         if self.dropped > self._told_of:
             log().warning("handler %r: %s dropped", self.label, _count(self.dropped))
             self._told_of = self.dropped
-        if not emitter.inner:
-            self._backlog.end()
 
     def finish(self, timeout_s: float) -> None:
         """The process ends: wait as `close` does, and log what no emission will bring any more."""
         if left := self._backlog.wait(max(timeout_s, 0.0)):
             text = "handler %r: %s not handled when the process ended"
             log().warning(text, self.label, _count(left))
+        self._tell_of_drops()
         for error, subscription, event in self.take_failures():
             log().error("handler %r failed: %s", subscription.label, event.where(), exc_info=error)
 

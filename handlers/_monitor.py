@@ -105,8 +105,11 @@ class Monitor:
     def warn_never_seen(self, consequence: str, end: Event) -> None:
         """Log one warning that the key never came, with the keys that did, and where it is.
 
-        `end` is the `run_finished` of the run, whose metrics are the last of each.
+        `end` is the `run_finished` of the run, whose metrics are the last of each. One that was
+        stopped before an epoch was done is not told: it may have had the key still to come.
         """
+        if end.fields.get("reason") != "completed" and (end.fields.get("epoch") or 0) <= 1:
+            return
         keys = ", ".join(repr(key) for key in sorted(self.keys)) or "none"
         logging.getLogger("eventbus.handlers").warning(
             "%s never saw its metric %r, so %s; keys seen on %s: %s%s",
@@ -121,6 +124,8 @@ class Monitor:
     def _elsewhere(self, end: Event) -> str:
         """Name the signal that carries all metrics of an epoch, where the key came with it."""
         is_there = self.metric in (end.fields.get("metrics") or ())
+        if end.fields.get("epoch") == 0 and all(one.startswith("epoch_") for one in self.on):
+            return "; the loop has steps and no epochs: write on='batch_finished'"
         if not is_there or not end.fields.get("epoch") or "epoch_finished" in self.on:
             return ""
         return f"; epoch_finished has {self.metric!r}: write on='epoch_finished'"

@@ -157,6 +157,11 @@ class Tracker(ABC):
         numbers = {name: value for name, value in metrics.items() if name not in unread}
         self._scalars(event, "measured", numbers)
 
+    @_told("batch_skipped")
+    def forget_measured(self, event: Event) -> None:
+        """What was measured in a step that is not taken is not for the one of its number."""
+        self._measured.pop(event.sender, None)
+
     @_told("learning_rate_changed")
     def log_learning_rates(self, event: Event, learning_rates: Mapping[str, float]) -> None:
         """File the learning rates."""

@@ -337,7 +337,8 @@ class Checkpoint(WithoutBus):
     def finish(self, event: Event) -> None:
         """Wait for what is being written; warn of a signal, or a metric, that never came."""
         self._settle(event.bus, wait=True)
-        self._waits.warn(event.fields.get("epoch"), event.fields.get("step"))
+        if self._waits.warn(event.fields.get("epoch"), event.fields.get("step")):
+            return  # nor could a metric come with it
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
         if monitor is not None and saved_here and not monitor.seen:

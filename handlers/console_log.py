@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from eventbus import Priority, every, handles, on_rank
+from eventbus import Event, Priority, every, handles, on_rank
 from eventbus.handlers._arguments import When
 from eventbus.handlers._rates import Progress, Throughput, size_of, spell
 from eventbus.handlers._rows import plain
@@ -137,13 +137,14 @@ class ConsoleLog:
     def count(self, epoch: int, step: int, batch_size: int | None = None) -> None:
         """Count a step."""
         self._progress.reach(epoch, step)
+        self._skips.go_on()
         self._per_second = "steps/s" if batch_size is None else "samples/s"
         self._throughput.add(1 if batch_size is None else batch_size)
 
     @_counted("batch_skipped", when=on_rank(0))
-    def count_skip(self, reason: str | None = None) -> None:
+    def count_skip(self, event: Event, reason: str | None = None) -> None:
         """Count a batch that was skipped."""
-        self._skips.note(reason)
+        self._skips.note(reason, by_handler=event.emitter.answers.skip is not None)
 
     @_counted("validation_started")
     def start_validation(self) -> None:
@@ -199,7 +200,7 @@ class ConsoleLog:
         self._say(
             *self._place(epoch, step), how, *_cells(metrics), self._lr(optimizers), self._eta()
         )
-        self._say_skips(epoch, step)
+        self._say_skips(epoch, step, left=not complete)
 
     @_told("epoch_interrupted")
     def interrupt_epoch(
@@ -211,7 +212,7 @@ class ConsoleLog:
     ) -> None:
         """Print why an epoch was not finished."""
         self._say(*self._place(epoch, step), _because("interrupted", reason), *_cells(metrics))
-        self._say_skips(epoch, step)
+        self._say_skips(epoch, step, left=True)
 
     @_told("checkpoint_saved")
     def saved(self, path: str) -> None:
@@ -226,13 +227,13 @@ class ConsoleLog:
     @_told("run_finished")
     def finish(self, reason: str, epoch: int = 0, step: int = 0) -> None:
         """Print how the run ended."""
-        self._say_skips(epoch, step)  # of a loop without epochs
+        self._say_skips(epoch, step, left=True)  # of a loop without epochs
         self._say(_because(f"run finished after {spell(self._progress.elapsed_s)}", reason))
 
     @_told("run_failed")
     def fail(self, exception: BaseException, epoch: int = 0, step: int = 0) -> None:
         """Print what ended the run."""
-        self._say_skips(epoch, step)
+        self._say_skips(epoch, step, left=True)
         self._say(f"run failed after {spell(self._progress.elapsed_s)}: {plain(exception)}")
 
     # -- how it is worded
@@ -251,8 +252,8 @@ class ConsoleLog:
         left = self._progress.eta_s()
         return "" if left is None else f"eta {spell(left)}"
 
-    def _say_skips(self, epoch: int, step: int) -> None:
-        if told := self._skips.take():
+    def _say_skips(self, epoch: int, step: int, *, left: bool) -> None:
+        if told := self._skips.take(left=left):
             self._say(*self._place(epoch, step), told)
 
     def _say(self, *cells: str) -> None:

@@ -39,15 +39,16 @@ class TensorBoard(Tracker):
     nobody closes loses nothing.
 
     ==================  =====================================================================
-    signals consumed    `batch_finished`, `epoch_finished`, `validation_done`,
+    signals consumed    `batch_finished`, `batch_skipped`, `epoch_finished`, `validation_done`,
                         `metrics_measured`, `learning_rate_changed`, `figure_drawn`,
                         `text_written`, `run_opened`, `run_started`, `run_closed`; for histograms
                         `backward_finished`
     values produced     files
     cost                a step that is due, an epoch, a validation, what is measured outside of
-                        steps: reading its metrics, one transfer from the device, and one write,
-                        0.1 ms. A learning rate that changes: one write. Histograms, where due:
-                        copying all weights and gradients to the host. Other steps: nothing
+                        steps, or by the loop: reading its metrics, one transfer from the device,
+                        and one write, 0.1 ms. A number that a handler measures, a learning rate
+                        that changes: one write. Histograms, where due: copying all weights and
+                        gradients to the host. Other steps: nothing
     state               the folder, the last step, and what was filed under it
     needs               tensorboard: `pip install 'training-eventbus[tensorboard]'`
     band, errors        REPORT; isolated; rank 0 writes

@@ -45,14 +45,14 @@ class WandB(Tracker):
     checkpoint are not filed twice.
 
     ==================  =====================================================================
-    signals consumed    `batch_finished`, `epoch_finished`, `validation_done`,
+    signals consumed    `batch_finished`, `batch_skipped`, `epoch_finished`, `validation_done`,
                         `metrics_measured`, `learning_rate_changed`, `figure_drawn`,
                         `text_written`, `run_opened`, `run_started`, `run_finished`,
                         `run_failed`, `run_closed`
     values produced     a run of W&B; `run`, the client's
     cost                a step that is due, an epoch, a validation, what is measured outside of
-                        steps: reading its metrics, one transfer from the device. At the end of the
-                        run: up to `timeout_s`. Other steps: nothing
+                        steps, or by the loop: reading its metrics, one transfer from the device.
+                        At the end of the run: up to `timeout_s`. Other steps: nothing
     state               the id of W&B's run, and the last step
     needs               wandb: `pip install 'training-eventbus[wandb]'`
     band, errors        REPORT; isolated; rank 0 files

@@ -16,6 +16,7 @@ from weakref import ref
 import torch
 
 from eventbus.loops._generators import own_generators, put_aside
+from eventbus.loops._opening import keeps_its_place
 
 __all__ = ["Loaders"]
 
@@ -70,7 +71,7 @@ class Loaders:
         ):
             # One that another loader draws from has been given back, and goes on from there.
             is_new = all(generator is not one for one in self._met.values())
-            if is_within or (is_new and _goes_on(generator, seed, kept["goes_on"])):
+            if is_within or (is_new and _goes_on(loader, generator, seed, kept["goes_on"])):
                 generator.set_state(state)
             self._met[number] = generator
 
@@ -168,12 +169,13 @@ class Known:
         return {"own": own, "has_workers": has_workers}
 
 
-def _goes_on(generator: torch.Generator, seed: int, goes_on: bool | None) -> bool:
+def _goes_on(loader: Any, generator: torch.Generator, seed: int, goes_on: bool | None) -> bool:
     """Tell whether a generator is the one of an earlier life, to be set to what that has left."""
     if goes_on is not None:
         return goes_on
     now = generator.initial_seed()
-    if now != seed:
+    is_torchdatas = keeps_its_place(loader) and getattr(loader, "generator", None) is None
+    if now != seed and not is_torchdatas:  # that comes back with the loader's state
         log.warning(
             "the loader's own generator began with seed %d before the checkpoint and has seed %d "
             "here: it goes on as it is, which is exact only where each epoch seeds it anew",

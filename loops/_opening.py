@@ -14,7 +14,14 @@ from eventbus.loops._loader import END, Reader
 from eventbus.loops._manner import Manner, refuse_other_manner, warn_of_other_manner
 from eventbus.loops.resumable_sampler import ResumableSampler
 
-__all__ = ["Start", "carry_on", "check_manner", "keeps_its_place", "opened"]
+__all__ = [
+    "Start",
+    "carry_on",
+    "check_manner",
+    "keeps_its_place",
+    "opened",
+    "warn_of_accelerates",
+]
 
 log = logging.getLogger("eventbus.loops")
 
@@ -50,10 +57,21 @@ class Start:
 def keeps_its_place(loader: Any) -> bool:
     """Tell whether a loader has a state, as torchdata's.
 
-    Accelerate's has the methods always, but a state only around torchdata's.
+    Accelerate's has the methods always; around torchdata's its state is that of a batch ahead, and
+    does not bring back the order.
     """
     has_state = callable(getattr(loader, "load_state_dict", None))
-    return has_state and getattr(loader, "use_stateful_dataloader", True)
+    return has_state and not hasattr(loader, "base_dataloader")
+
+
+def warn_of_accelerates(loader: Any) -> None:
+    """Warn of a loader whose order is lost: Accelerate's around torchdata's."""
+    if hasattr(loader, "base_dataloader") and getattr(loader, "use_stateful_dataloader", False):
+        log.warning(
+            "Accelerate's loader with use_stateful_dataloader=True does not come back to its "
+            "order: the epochs after this one are not those of a run that was never stopped (leave "
+            "that option out: a prepared DataLoader goes on exactly)"
+        )
 
 
 def check_manner(
@@ -85,10 +103,13 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
     if start is None or start.opening is None:
         opening = {"random": everywhere.state_dict()}
         return _started(loader, start), opening
+    own = own_generators(loader)
+    for generator, state in zip(own, start.opening.get("own", ()), strict=False):
+        generator.set_state(state)  # of a checkpoint that kept them there
     with put_aside():
         everywhere.load_state_dict(start.opening["random"])
         reader = _started(loader, start)
-    for generator, state in zip(own_generators(loader), start.own or (), strict=False):
+    for generator, state in zip(own, start.own or (), strict=False):
         generator.set_state(state)
     return reader, dict(start.opening)
 
@@ -96,7 +117,8 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
 def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
     """Have a loader with a state, at the end of a pass, begin the pass after it."""
     if keeps_its_place(loader):
-        with put_aside():
+        given = getattr(loader, "generator", None)  # by a user, and given back already
+        with put_aside([] if given is None else [given]):
             loader.load_state_dict(state)
             loader.state_dict()  # torchdata's goes to its place only now, and draws a seed
 

@@ -18,7 +18,14 @@ from eventbus.loops._generators import own_generators
 from eventbus.loops._loader import Reader, tell_samplers
 from eventbus.loops._loaders import Loaders
 from eventbus.loops._manner import Manner, manner_of
-from eventbus.loops._opening import Start, carry_on, check_manner, keeps_its_place, opened
+from eventbus.loops._opening import (
+    Start,
+    carry_on,
+    check_manner,
+    keeps_its_place,
+    opened,
+    warn_of_accelerates,
+)
 
 __all__ = ["Place"]
 
@@ -47,9 +54,11 @@ class Place:
         self.loaders = Loaders()
         self._pass = ""  # which of the body: the place where its loader is known
         self._is_open = False
+        self._is_first = True  # of its epoch; outside of epochs, each is
         self._ended: Any = None  # a loader with a state that goes from pass to pass
         self._carried: Mapping[str, Any] | None = None  # restored, for the next pass
-        self._manner: Manner = {}  # of the last loader
+        self._manners: dict[str, Manner] = {}  # of the last loader of each pass
+        self._is_restored = False
         self.begin()
 
     def begin(self) -> None:
@@ -89,13 +98,17 @@ class Place:
         """
         tell_samplers(loader, epoch)
         start, self._start = self._start, None
-        carried = self._carried
-        check_manner(loader, start, carried, self._manner)
-        self._manner = manner_of(loader)
+        self._is_first = epoch == 0 or self.done.passes == 0
+        carried = self._carried if self._is_first else None
+        self._pass = self._name_of_pass(in_epoch=epoch > 0)
+        check_manner(loader, start, carried, self._manners.get(self._pass, {}))
+        self._manners[self._pass] = manner_of(loader)
+        if self._is_restored:
+            warn_of_accelerates(loader)
+            self._is_restored = False
         if start is None and carried is not None:
             carry_on(loader, carried)
             tell_samplers(loader, epoch)  # the state has brought back the epoch before
-        self._pass = self._name_of_pass(in_epoch=epoch > 0)
         has_state = start is not None and start.loader is not None and keeps_its_place(loader)
         self.loaders.begin(self._pass, loader, is_within=start is not None, has_state=has_state)
         reader, self._opening = opened(loader, start)
@@ -126,7 +139,7 @@ class Place:
         """All batches read so far are used up."""
         self.batch_index = batch_index
         self._used = self.read
-        if self._ended is not None and self._has_drawn:
+        if self._ended is not None and self._has_drawn and self._is_first:
             self._ended = None  # with the workers that it may have
         self.done.end_step()
 
@@ -138,8 +151,8 @@ class Place:
         """
         if self._is_open:
             passes = self.done.end_pass()
-            is_to_go_on = at_end and not (in_epoch and passes > 1)
-            self._ended, self._carried = self._loader if is_to_go_on else None, None
+            if not (in_epoch and passes > 1):
+                self._ended, self._carried = self._loader if at_end else None, None
         self._close()
 
     # -- state
@@ -165,8 +178,8 @@ class Place:
         }
         if loaders := self.loaders.state(ended=self._pass if at_end else None):
             state["loaders"] = loaders
-        if self._manner:
-            state["manner"] = dict(self._manner)
+        if manners := {name: dict(one) for name, one in self._manners.items() if one}:
+            state["manners"] = manners
         if (carried := self._carried_on()) is not None:
             state["carried"] = carried
         if self.done.undone:
@@ -196,7 +209,7 @@ class Place:
 
     def _carried_on(self) -> Mapping[str, Any] | None:
         """Return the state that the loader of the next pass is to have, until it has begun."""
-        if self._has_drawn:
+        if self._has_drawn and self._is_first:
             return None
         return self._carried if self._ended is None else self._ended.state_dict()
 
@@ -206,7 +219,8 @@ class Place:
         self.done = Done(state.get("done", ()))
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
-        self._manner = state.get("manner", {})
+        self._manners = dict(state.get("manners", {}))
+        self._is_restored = True
         self.loaders.restore(state.get("loaders", {}))
         used = state.get("used", self.batch_index)
         if used or "opening" in state:

@@ -178,9 +178,9 @@ class Run:
 
         Notes
         -----
-        Resumed, a body is not entered in its middle. A checkpoint that is due after the optimizer's
-        step and before the end of the step, or before a validation after the report is done, waits,
-        so that a run that is killed there goes on exactly. A validation that a `Stop` cuts is done
+        Resumed, a body is not entered in its middle. A checkpoint that is due within the body of
+        a step, or before a validation after the report is done, waits, so that a run that is killed
+        there goes on exactly. A validation that a `Stop` cuts is done
         again if it is at the top of the body and `if run.stop: break` follows it; elsewhere in the
         body a resumed run leaves it out, with a warning. `docs/writing-loops.md` has the limits.
         """
@@ -236,7 +236,8 @@ class Run:
 
         What `.skip` among the answers to `emit` has come from a handler: the number of the step is
         not used up, its data is, and nothing that was reported for it counts. Of accumulated
-        micro-batches each is left out by itself, and the last one with all of its step. With
+        micro-batches each is left out by itself, and the last one with all of its step; gradients
+        that are there by then are the loop's to drop (`optimizer.zero_grad()`). With
         several ranks all of them say it, or none.
 
         Raises

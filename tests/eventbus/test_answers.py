@@ -327,3 +327,17 @@ def test_other_values_of_other_libraries_are_ignored(
 ) -> None:
     bus.on("epoch_finished")(lambda: value)
     assert list(loop.emit("epoch_finished", epoch=1, step=1)) == []
+
+
+def test_a_transform_may_make_a_truth_value_of_an_array(bus: EventBus, loop: Emitter) -> None:
+    bus.on("batch_loaded")(lambda batch: np.bool_(False))
+    assert loop.transform("batch_loaded", np.bool_(True), epoch=1, step=1) == np.bool_(False)
+
+
+def test_nothing_is_asked_of_what_a_handler_returns_in_vain(bus: EventBus, loop: Emitter) -> None:
+    class Lazy:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(f"not there yet: {name}")
+
+    bus.on("epoch_finished")(Lazy)
+    assert list(loop.emit("epoch_finished", epoch=1, step=1)) == []

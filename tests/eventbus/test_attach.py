@@ -473,3 +473,17 @@ def test_a_method_without_self_is_refused(bus: EventBus) -> None:
         bus.attach(Forgetful())
     assert_says(caught.value, "Forgetful.report", "'epoch'", "def report(self, epoch, ...)")
     assert bus.subscriptions == ()
+
+
+def test_a_function_that_is_bound_to_something_else_keeps_its_first_parameter(
+    bus: EventBus, loop: Emitter
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    @handles("epoch_finished")
+    def log(model: str, epoch: int) -> None:
+        seen.append((model, epoch))
+
+    bus.attach(types.MethodType(log, "a model"))
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert seen == [("a model", 1)]

@@ -350,3 +350,12 @@ def test_what_ran_and_when_is_kept_where_a_signal_is_declared_later(loop: Emitte
 def test_a_declaration_pickles_by_where_it_stands_and_copies_to_itself() -> None:
     assert pickle.loads(pickle.dumps(batch_finished)) is batch_finished
     assert copy.deepcopy({"on": batch_finished})["on"] is batch_finished
+
+
+def test_a_declaration_that_nobody_else_could_find_is_not_pickled() -> None:
+    @signal()
+    def kittens_born(*, number: int) -> None:
+        """Kittens were born."""
+
+    with pytest.raises(pickle.PicklingError, match="declare it at the top of a module"):
+        pickle.dumps(kittens_born)

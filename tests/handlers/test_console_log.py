@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from eventbus import Emitter, EventBus, Priority, every
+from eventbus import Emitter, EventBus, Priority, SkipBatch, Stop, at, every
 from eventbus.handlers import ConsoleLog
+from eventbus.loops import Run
 
 from .reporting import Clock, CountedMetrics, finish_epochs, resume, run_child, start
 
@@ -276,6 +278,7 @@ def test_batches_that_were_skipped_are_told_when_their_epoch_ends(
     skip(loop, "loss is nan", "loss is inf", None)
     loop.emit("epoch_finished", epoch=1, step=10)
     skip(loop, "a spike")
+    loop.emit("batch_finished", epoch=2, step=19)
     loop.emit("epoch_interrupted", epoch=2, step=20)
     loop.emit("epoch_finished", epoch=3, step=30)
     assert screen.lines[1:] == [
@@ -292,6 +295,7 @@ def test_batches_that_a_loop_without_epochs_skipped_are_told_at_its_end(
 ) -> None:
     loop = start(bus)
     skip(loop, None, None)
+    loop.emit("batch_finished", epoch=0, step=9)
     loop.emit("run_finished", reason="completed", epoch=0, step=10)
     skip(loop, None)
     start(bus).emit("run_failed", exception=ValueError(), epoch=0, step=10)
@@ -367,3 +371,36 @@ def test_training_goes_on_when_nobody_reads_the_lines_any_more() -> None:
     child = run_child(PRINTS_TO_A_CLOSED_PIPE)
     assert child.returncode == 0
     assert child.stderr.endswith("went on")
+
+
+@pytest.mark.parametrize("how", ["break", "stop", "fails"])
+def test_a_batch_that_was_left_is_not_told_as_skipped(how: str) -> None:
+    bus, lines = EventBus(), io.StringIO()
+    bus.attach(ConsoleLog(stream=lines))
+    if how == "stop":
+        bus.on("batch_started", when=at(2))(lambda: Stop("enough"))
+    with suppress(ValueError), Run(bus) as run:
+        for _ in run.epochs(1):
+            for batch in run.batches(range(4)):
+                if batch == 1 and how == "break":
+                    break
+                if batch == 1 and how == "fails":
+                    raise ValueError("boom")
+                run.report(loss=1.0)
+    assert "skipped" not in lines.getvalue()
+
+
+def test_batches_that_the_loop_or_a_handler_skips_are_told_also_where_it_is_left() -> None:
+    bus, lines = EventBus(), io.StringIO()
+    bus.attach(ConsoleLog(stream=lines))
+    bus.on("batch_started", when=at(2))(lambda: SkipBatch("not this one"))
+    with Run(bus) as run:
+        for _ in run.epochs(1):
+            for batch in run.batches(range(4)):
+                if batch == 0:
+                    run.skip("no labels")
+                    continue
+                if batch == 3:
+                    break
+                run.report(loss=1.0)
+    assert "3 batches skipped, the first: no labels" in lines.getvalue()

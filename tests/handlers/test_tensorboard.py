@@ -669,3 +669,15 @@ def test_without_the_library_one_line_says_what_to_install() -> None:
     assert last == (
         "ImportError: TensorBoard needs tensorboard: pip install 'training-eventbus[tensorboard]'"
     )
+
+
+def test_a_norm_of_a_step_that_was_skipped_is_not_that_of_the_one_taken_later(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(1)))
+    measure_on(bus, "backward_finished", Priority.ALTER)
+    loop = start(bus)
+    loop.emit("backward_finished", epoch=1, step=1)
+    loop.emit("batch_skipped", epoch=1, step=1)
+    finish_steps(loop, 1, 1)
+    assert "measured/double" not in read(folder).Tags()["scalars"]

@@ -137,3 +137,15 @@ def test_resumed_run_is_not_told_since_it_may_have_had_nothing_to_do(
     loop = resume(bus, {}) if goes_on else start(bus)
     loop.emit("run_finished", reason="completed", epoch=0, step=3)
     assert len(caplog.messages) == told
+
+
+def test_checkpoint_warns_once_where_neither_its_signal_nor_a_metric_could_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path))
+    with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+        for _ in run.steps(2):
+            run.report(loss=1.0)
+    (warning,) = caplog.messages
+    assert warning.startswith("Checkpoint never heard epoch_finished")

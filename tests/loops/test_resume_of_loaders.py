@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 
 from eventbus import EventBus
 from eventbus.handlers import Checkpoint
+from eventbus.handlers._checkpoint_files import Folder, load_newest
+from eventbus.handlers._files import Files
 from eventbus.loops import ResumableSampler, Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
@@ -54,9 +56,9 @@ def plain(**options: Any) -> Iterable[Any]:
     return DataLoader(DATA, **{"batch_size": 2, "shuffle": "sampler" not in options, **options})
 
 
-def stateful(**options: Any) -> Iterable[Any]:
+def stateful(size: int = 2, **options: Any) -> Iterable[Any]:
     torchdata = pytest.importorskip("torchdata.stateful_dataloader")
-    loader: Iterable[Any] = torchdata.StatefulDataLoader(DATA, 2, shuffle=True, **options)
+    loader: Iterable[Any] = torchdata.StatefulDataLoader(DATA, size, shuffle=True, **options)
     return loader
 
 
@@ -101,6 +103,7 @@ MAKERS: dict[str, Callable[[], Loaders]] = {
     "stateful, generator": lambda: Loaders([stateful(generator=seeded())], validated()),
     "stateful, left early": lambda: Loaders([stateful()], validated(), leaves_at=2),
     "stateful, in turns": lambda: Loaders([stateful(), stateful()], validated()),
+    "stateful, in turns, of two sizes": lambda: Loaders([stateful(), stateful(4)], validated()),
 }
 
 SLOW = ("stateful, workers live on", "stateful, workers live on and left early")
@@ -192,6 +195,34 @@ def test_a_run_goes_on_within_an_epoch(kind: str, tmp_path: Path) -> None:
     make = MAKERS[kind]
     steps = steps_of_an_epoch(make)
     assert_goes_on(tmp_path, make, "batch_finished", steps + steps // 2)
+
+
+@pytest.mark.parametrize(
+    "kind", ["generator", "stateful, generator", "stateful, in turns, of two sizes"]
+)
+def test_a_run_goes_on_from_a_validation(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = MAKERS[kind]
+    assert_goes_on(tmp_path, make, "validation_done", steps_of_an_epoch(make) + 1)
+    assert "own generator" not in caplog.text
+
+
+def test_a_checkpoint_that_kept_generators_with_the_opening_is_gone_on_from(tmp_path: Path) -> None:
+    make, on = MAKERS["generator"], "batch_finished"
+    whole = live(tmp_path / "whole", make, on)
+    with pytest.raises(Killed):
+        live(tmp_path / "run", make, on, STEPS + 2)
+    saves = Folder(tmp_path / "run", Files())
+    saved, state = load_newest(saves.path, saves.files)
+    position = state["loop"]["position"]
+    kept = position.pop("loaders")["batches 0"]["own"]
+    position.pop("own", None)
+    position["opening"]["own"] = kept
+    saves.commit(saved.manifest, state)
+    resumed = live(tmp_path / "run", make, on)
+    within = [batch for step, batch in resumed.seen if step != "val"][: STEPS - 2]
+    assert within == [batch for step, batch in whole.seen if step != "val"][STEPS + 2 : 2 * STEPS]
 
 
 @pytest.mark.parametrize("kind", ["one generator for all", "loaders in turns"])
