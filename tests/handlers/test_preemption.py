@@ -559,9 +559,7 @@ def main(where, *how):
 
     @bus.on("batch_finished" if where == "training" else "validation_batch_finished")
     def end(step):
-        if where == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif where == "stopped":
+        if where == "stopped":
             os.killpg(0, signal.SIGTERM)
         else:
             raise ValueError("meant")
@@ -590,10 +588,8 @@ if __name__ == "__main__":
     ("where", "method", "keep", "code"),
     [
         ("training", "fork", "anew", 1),
-        ("training", "spawn", "persistent", 1),
         ("validation", "fork", "persistent", 1),
         ("stopped", "fork", "persistent", 1),
-        ("killed", "fork", "anew", -signal.SIGKILL),
     ],
 )
 def test_a_process_ends_with_its_workers_however_it_comes_to_its_end(
