@@ -20,7 +20,8 @@ a plan that has settled, source like this is written, compiled once, and called 
         return _failed(_error, {...})
 
 `emit(name, **fields)` has its fields as one dict, so it calls a twin that takes them so. The twin
-is made when it is first asked for, for the names that were sent until then.
+is made when it is first asked for, for the names that were sent until then. A transform has only
+the twin: its value is one more field in the dict, and is read from there when all have run.
 
 Each knows the happy path alone. An answer, a failure, a field that was not sent: all else is handed
 over to `dispatch`, at the handler where it came up. So there is one place that says what happens,
@@ -44,12 +45,13 @@ from eventbus import dispatch
 from eventbus.answers import Answers
 from eventbus.event import Event
 from eventbus.frames import MARK, UNSENT, sent
+from eventbus.port import DECLINED
 from eventbus.source import PREFIX, Writer
 from eventbus.subscription import NOT_DUE
 
 if TYPE_CHECKING:
     from eventbus.plan import Plan, PlannedCall
-    from eventbus.port import Port
+    from eventbus.port import Port, Transform
 
 __all__ = ["ByName", "can_compile", "compile_emit", "compile_for"]
 
@@ -64,8 +66,7 @@ def can_compile(port: Port[...], plan: Plan) -> bool:
     declaration = port.signal.declaration
     return (
         declaration is not None
-        and declaration.value is None
-        and not port.signal.begins
+        and (declaration.value is not None or not port.signal.begins)
         and port.signal.name != dispatch.CLOSING
         and not port.emitter.inner  # the stops of the outer run are looked up each time
         and port.emitter.bus.timing is None
@@ -110,6 +111,19 @@ def _by_name_when_asked(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> 
         return by_name(fields)
 
     return first
+
+
+def _compile_transform(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> Transform:
+    """Make the function for a transform, which is given by name alone."""
+    emit, key = _compile_by_name(port, plan, shape), port.signal.value
+
+    def transform(value: Any, fields: dict[str, Any]) -> Any:
+        if key in fields:  # twice: the interpreter refuses it
+            return DECLINED
+        sent = {key: value, **fields}
+        return DECLINED if emit(sent) is None else sent[key]
+
+    return transform
 
 
 def _decline(fields: dict[str, Any]) -> None:
@@ -194,6 +208,10 @@ def compile_for(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> None:
     shape
         The names of the fields that are sent, as a rule, where the signal is given by name.
     """
-    if can_compile(port, plan):
+    if not can_compile(port, plan):
+        return
+    if port.signal.value is not None:
+        port.signal.install_transform(port, plan, _compile_transform(port, plan, shape))
+    else:
         by_name = _by_name_when_asked(port, plan, shape)
         port.signal.install(port, plan, compile_emit(port, plan), by_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
@@ -13,12 +13,13 @@ from eventbus.declaration import CONTEXT, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.handler_names import check_label
 from eventbus.pending import Pending
+from eventbus.port import DECLINED
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.compiled import ByName
     from eventbus.event_signal import EventSignal
-    from eventbus.port import Port
+    from eventbus.port import Port, Transform
 
 __all__ = ["Emitter"]
 
@@ -68,7 +69,7 @@ class Emitter:
         self.context = MappingProxyType(_complete(dict(context or {}), sender))
         self.ports: dict[Any, Port[...]] = {}  # by name or declaration, whichever was used
         self.settled: dict[Any, ByName] = {}  # the compiled ones, likewise
-        self.kept: dict[Any, Callable[[dict[str, Any]], bool]] = {}  # transforms for nobody
+        self.transforms: dict[Any, Transform] = {}  # likewise
         self._labelled: dict[str, Emitter] = {}
         self._parent = parent
         self.pending: Pending = Pending(bus.inbox, parent.pending if parent is not None else None)
@@ -121,10 +122,12 @@ class Emitter:
 
     def transform(self, signal: Any, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
-        keeps = self.kept.get(signal)
-        if keeps is not None and keeps(fields):
-            return value
-        return self.signal(signal).transform(value, **fields)
+        settled = self.transforms.get(signal)
+        if settled is not None:
+            made = settled(value, fields)
+            if made is not DECLINED:
+                return made
+        return self.signal(signal).transform_slowly(value, fields, sys._getframe(1))
 
     @overload
     def signal(self, signal: Declaration[P]) -> Port[P]: ...

@@ -11,7 +11,7 @@ from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.event import Event
 from eventbus.plan import Plan, make_plan
-from eventbus.port import Port, RootPort
+from eventbus.port import Port, RootPort, Transform
 from eventbus.subscription import Receiver
 from eventbus.wire import OrderedNamedSignal, Roster
 
@@ -184,11 +184,11 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             if port.settled and self._plans.get(port.emitter.reach) is plan:
                 port.settle_by_name(by_name)
 
-    def install_keeper(self, port: Port[...]) -> None:
-        """Have a port pass over this transform, if still nobody listens."""
+    def install_transform(self, port: Port[...], plan: Plan, transform: Transform) -> None:
+        """Have a port use a function made for this transform, if the plan is still the plan."""
         with self._lock:
-            if self._plans.get(port.emitter.reach) == ():
-                port.settle_for_nobody()
+            if self._plans.get(port.emitter.reach) is plan:
+                port.settle_transform(transform)
 
     def changed(self) -> None:
         """Drop what was built from who was connected."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias
 
 from eventbus import dispatch
 from eventbus.answers import Answers
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from eventbus.pending import Pending
     from eventbus.plan import Plan
 
-__all__ = ["Port"]
+__all__ = ["DECLINED", "Port", "Transform"]
 
 P = ParamSpec("P")
+
+Transform: TypeAlias = Callable[[Any, dict[str, Any]], Any]
+"""Takes a value and the fields in a dict; returns what handlers made of it, or `DECLINED`."""
+
+DECLINED: Any = object()
+"""What a settled transform returns for fields, or at a moment, that it was not made for."""
 
 WARM = 8
 """So many emissions with the same handlers before a function is made for them."""
@@ -63,7 +69,7 @@ class Port(Generic[P]):
         self._put(None)
         for key in self._settled_as:  # not what it goes by now: it may be declared anew meanwhile
             self.emitter.settled.pop(key, None)
-            self.emitter.kept.pop(key, None)
+            self.emitter.transforms.pop(key, None)
 
     def settle(self, emit: Callable[P, Answers], by_name: ByName) -> None:
         """Use functions that were made for the handlers of the moment."""
@@ -124,11 +130,24 @@ class Port(Generic[P]):
 
     def transform(self, value: Any, /, **fields: Any) -> Any:
         """Let handlers replace `value`; return what they made of it."""
+        settled = self.emitter.transforms.get(self.signal)
+        made = DECLINED if settled is None else settled(value, fields)
+        if made is not DECLINED:
+            return made
+        return self.transform_slowly(value, fields, sys._getframe(1))
+
+    def transform_slowly(self, value: Any, fields: dict[str, Any], start: FrameType | None) -> Any:
+        """Transform what no function was made for, or not for this moment, from code in `start`."""
         if self._is_for_nobody(fields):
-            self.signal.install_keeper(self)
+            plan = self.signal.plan(self.emitter)
+            self.signal.install_transform(self, plan, self._keeper())
             return value
-        outer = surrounding(self.emitter.bus, sys._getframe(1))
-        return dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
+        outer = surrounding(self.emitter.bus, start)
+        shape = (self.signal.value or "", *fields)  # as they were sent
+        made = dispatch.transform(self.signal, self.origin(outer), value, fields, outer)
+        if not self.settled:
+            self._warm_up(shape)
+        return made
 
     def _is_for_nobody(self, fields: dict[str, Any]) -> bool:
         """Tell whether nobody listens and no answer is pending: then a value stays what it is."""
@@ -143,13 +162,17 @@ class Port(Generic[P]):
             and not signal.has_context(fields)
         )
 
-    def settle_for_nobody(self) -> None:
-        """Have the emitter keep the values of this transform without asking here."""
+    def _keeper(self) -> Transform:
+        """Return what keeps the values of this transform, to which nobody listens."""
         declaration = self.signal.declaration
         assert declaration is not None, "it has a value"
         names = declaration.fields.keys() - {declaration.value}
-        keeps = _keeper(self.emitter.pending, self.emitter.bus.underway, frozenset(names))
-        self.emitter.kept.update(dict.fromkeys(self._keys(), keeps))
+        return _keeping(self.emitter.pending, self.emitter.bus.underway, frozenset(names))
+
+    def settle_transform(self, transform: Transform) -> None:
+        """Use this one where the signal is given by name, with its fields in a dict."""
+        self.emitter.transforms.update(dict.fromkeys(self._keys(), transform))
+        self.settled = True
 
     def _warm_up(self, shape: tuple[str, ...]) -> None:
         plan = self.signal.plan(self.emitter)
@@ -172,19 +195,19 @@ class Port(Generic[P]):
         return inert_port, (self.emitter.sender, self.signal.name)
 
 
-def _keeper(
-    pending: Pending, underway: Underway, names: frozenset[str]
-) -> Callable[[dict[str, Any]], bool]:
-    """Return what tells whether a transform to which nobody listens leaves its value as it is."""
+def _keeping(pending: Pending, underway: Underway, names: frozenset[str]) -> Transform:
+    """Return a transform to which nobody listens: the value stays what it is."""
 
-    def keeps(fields: dict[str, Any]) -> bool:
-        return (
+    def keep(value: Any, fields: dict[str, Any]) -> Any:
+        if (
             pending.quiet
             and not (underway.compiled or underway.interpreted)
             and fields.keys() <= names
-        )
+        ):
+            return value
+        return DECLINED
 
-    return keeps
+    return keep
 
 
 def _is_of_the_call(error: TypeError) -> bool:

@@ -111,11 +111,15 @@ class Writer:
             self._put(2, "; ".join(f"{name} = {SENT}[{name!r}]" for name in shape))
             self._put(1, "except KeyError:")
             self._put(2, "return None")
-        self._put(1, "if _eb_underway.compiled or _eb_underway.interpreted:")
+        tests = ["_eb_underway.compiled", "_eb_underway.interpreted"]
+        if self.port.signal.begins:  # what is pending may be of the span before
+            tests.append("not _eb_pending.quiet")
+        self._put(1, f"if {' or '.join(tests)}:")
         self._put(2, f"return {self._slow()}")
 
     def _slow(self) -> str:
-        return f"_eb_slow({self._sent()})"
+        is_transform = self.port.signal.value is not None  # it declines: who asked interprets
+        return "None" if is_transform else f"_eb_slow({self._sent()})"
 
     def _is_never_sent(self, name: str) -> bool:
         return self.shape is not None and name not in self.shape

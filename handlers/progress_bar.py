@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus import Priority, handles, on_rank
 from eventbus.handlers._arguments import number_given
-from eventbus.handlers._live_line import LiveLine
+from eventbus.handlers._live_line import Beside, LiveLine
 from eventbus.handlers._rates import Progress, size_of, spell
 from eventbus.handlers._requires import require
 from eventbus.handlers._rows import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 __all__ = ["ProgressBar"]
 
@@ -220,22 +219,17 @@ class ProgressBar:
         self._line.show(self._picture())
         self._next = self._monotonic() + self._interval_s if self._line.is_open else math.inf
 
-    def _picture(self) -> Table:
+    def _picture(self) -> Beside:
         from rich.progress_bar import ProgressBar as Bar
-        from rich.table import Table
         from rich.text import Text
 
         part = self._part()
         width = min(_BAR_CELLS, max(5, self._line.width // 4))
         bar = Bar(1.0, part or 0.0, width=width, pulse=part is None, animation_time=0.0)
-        words = Text("  ".join(filter(None, self._words())), no_wrap=True, overflow="crop")
-        cells = [Text(counts), bar] if (counts := self._counts()) else [bar]
-        table = Table.grid(padding=(0, 1))
-        for _ in cells:
-            table.add_column(no_wrap=True)
-        table.add_column()  # the one to give way where the terminal is narrow
-        table.add_row(*cells, words)
-        return table
+        words = "  ".join(filter(None, self._words()))
+        texts = [Text(text, no_wrap=True, end="") for text in (self._counts(), words)]
+        counts, told = texts
+        return Beside(counts, bar, told) if counts else Beside(bar, told)
 
     def _part(self) -> float | None:
         progress = self._progress

@@ -106,11 +106,12 @@ class BusMachine(RuleBasedStateMachine):
         loop=st.sampled_from(LOOPS),
         step=st.integers(1, 9),
         number=st.integers(3, 6),
+        signal=st.sampled_from(["batch_finished", "batch_loaded"]),
         typed=st.booleans(),
     )
-    def emit_steps(self, loop: str, step: int, number: int, typed: bool) -> None:
+    def emit_steps(self, loop: str, step: int, number: int, signal: str, typed: bool) -> None:
         for count in range(number):
-            self.emit_one(loop, "batch_finished", {"epoch": 1, "step": step + count}, typed)
+            self.emit_one(loop, signal, {"epoch": 1, "step": step + count}, typed)
 
     @rule(signal=st.sampled_from(SIGNALS))
     def mute(self, signal: str) -> None:
