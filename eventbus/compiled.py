@@ -116,6 +116,7 @@ def _by_name_when_asked(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> 
 def _compile_transform(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> Transform:
     """Make the function for a transform, which is given by name alone."""
     emit, key = _compile_by_name(port, plan, shape), port.signal.value
+    assert key is not None, "it is a transform"
 
     def transform(value: Any, fields: dict[str, Any]) -> Any:
         if key in fields:  # twice: the interpreter refuses it
