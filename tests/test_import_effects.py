@@ -144,7 +144,10 @@ def test_importing_eventbus_installs_nothing() -> None:
     assert hooks_changed_by("import eventbus", after=others) == ""
 
 
-@pytest.mark.parametrize("package", ["eventbus.handlers", "eventbus.loops"])
+@pytest.mark.parametrize(
+    "package",
+    ["eventbus.handlers", pytest.param("eventbus.loops", marks=pytest.mark.slow)],  # all frameworks
+)
 def test_importing_handlers_and_loops_installs_nothing(package: str) -> None:
     modules = [package, *modules_of(package)]
     others = set[str]().union(*map(imported_at_once, modules))

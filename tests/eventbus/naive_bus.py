@@ -269,10 +269,13 @@ class NaiveEmitter:
                     failed.append(error)
                 else:
                     self._isolate(each, error, event)
-        if len(failed) > 1:
-            raise ExceptionGroup("several", failed)
-        if failed:
-            raise failed[0]
+        try:
+            if len(failed) > 1:
+                raise ExceptionGroup("several", failed)
+            if failed:
+                raise failed[0]
+        finally:
+            del failed  # with the errors' frames it is a cycle, and holds who was called
 
     def _call(self, each: NaiveSubscription, event: Event) -> None:
         if each.collected or not each.is_due(event) or (each.once and each.spent):

@@ -104,11 +104,11 @@ MAKERS: dict[str, Callable[[], Loaders]] = {
     "stateful, left early": lambda: Loaders([stateful()], validated(), leaves_at=2),
     "stateful, in turns": lambda: Loaders([stateful(), stateful()], validated()),
     "stateful, in turns, of two sizes": lambda: Loaders([stateful(), stateful(4)], validated()),
+    "stateful, workers live on": lambda: Loaders([stateful(**LIVING)], validated()),
+    "stateful, workers live on and left early": lambda: Loaders(
+        [stateful(**LIVING)], validated(), leaves_at=2
+    ),
 }
-
-SLOW = ("stateful, workers live on", "stateful, workers live on and left early")
-MAKERS[SLOW[0]] = lambda: Loaders([stateful(**LIVING)], validated())
-MAKERS[SLOW[1]] = lambda: Loaders([stateful(**LIVING)], validated(), leaves_at=2)
 
 
 def live(
@@ -176,9 +176,7 @@ def steps_of_an_epoch(make: Callable[[], Loaders]) -> int:
     return len(loaders.train) * loaders.leaves_at
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in MAKERS]
-)
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("epochs_done", [1, 2])
 def test_a_run_goes_on_from_the_end_of_an_epoch(
     kind: str, epochs_done: int, tmp_path: Path
@@ -188,9 +186,7 @@ def test_a_run_goes_on_from_the_end_of_an_epoch(
     assert_goes_on(tmp_path, make, "epoch_finished", kill_at)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in MAKERS]
-)
+@pytest.mark.parametrize("kind", MAKERS)
 def test_a_run_goes_on_within_an_epoch(kind: str, tmp_path: Path) -> None:
     make = MAKERS[kind]
     steps = steps_of_an_epoch(make)

@@ -115,16 +115,12 @@ def test_samples_go_on_in_their_order_with_any_number_of_workers(
     assert len(reads_again) == (make is shuffled)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(0, 1), *(pytest.param(*change, marks=pytest.mark.slow) for change in CHANGES[1:])],
-)
+@pytest.mark.parametrize(("before", "after"), CHANGES)
 @pytest.mark.parametrize("kill_at", [2, STEPS])
 def test_loader_with_a_state_refuses_another_number_of_workers(
     before: int, after: int, kill_at: int, tmp_path: Path
 ) -> None:
-    # torchdata's own error says "State doesn't contain key '_snapshot'", or nothing at all; and
-    # where an iterator of it with workers is dropped, it waits 5 s for each of them
+    # torchdata's own error says "State doesn't contain key '_snapshot'", or nothing at all
     cut(tmp_path, stateful(before), kill_at)
     with pytest.raises(ValueError, match=f"num_workers={before}, and this one has {after}: give"):
         train(tmp_path, stateful(after))

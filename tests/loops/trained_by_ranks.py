@@ -281,7 +281,7 @@ def _wish_of(plan: Plan) -> Any:
 
 
 def _hang() -> None:
-    signal.alarm(20)  # ends it
+    signal.alarm(12)  # ends it
     signal.pause()
 
 
