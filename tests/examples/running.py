@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def skip_without(library: str) -> None:
+    """Skip a module of tests; the library is not imported, which would take seconds."""
+    if find_spec(library) is None:
+        pytest.skip(f"could not import {library!r}", allow_module_level=True)
 
 
 def run_example(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from .digits_example import ended_as_it_should
-from .running import run_example
+from .running import run_example, skip_without
 
-pytest.importorskip("accelerate")
+skip_without("accelerate")
 
 
 @pytest.mark.slow  # it imports all of the framework, in a process of its own

@@ -15,9 +15,9 @@ import pytest
 
 from eventbus.handlers import Checkpoint
 
-from .running import EXAMPLES, run_example
+from .running import EXAMPLES, run_example, skip_without
 
-pytest.importorskip("sklearn")
+skip_without("sklearn")
 
 
 def steps(folder: Path) -> list[int]:

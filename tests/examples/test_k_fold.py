@@ -10,9 +10,9 @@ import pytest
 
 from eventbus.handlers.checkpoint import Checkpoint
 
-from .running import run_example
+from .running import run_example, skip_without
 
-pytest.importorskip("sklearn")
+skip_without("sklearn")
 
 
 @pytest.mark.slow  # it trains three times
