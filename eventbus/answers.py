@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -156,8 +157,10 @@ class Restored(Answer):
     __match_args__ = ("path",)
     path: str
 
-    def __init__(self, path: str) -> None:
-        self._set(path=path)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, str | os.PathLike) or not path:
+            raise TypeError(f"Restored takes the path of the checkpoint; got {path!r}")
+        self._set(path=os.fspath(path))
 
 
 R = TypeVar("R", bound=Answer)

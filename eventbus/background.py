@@ -20,7 +20,8 @@ class Background(Frozen):
 
     It has one thread, and a bounded queue: the loop waits for neither. An object whose methods are
     marked has one of each for all of them, so they run in order and never at once. Tensors and
-    arrays that a handler names are copied to host memory before the loop goes on; `model`,
+    arrays that a handler names, also within lists, tuples and dicts, are copied to host memory
+    before the loop goes on; what is in other objects is as the loop has it by then; `model`,
     `optimizer`, `scheduler` and their plurals it cannot name. Its answers take effect at a coming
     safe point. Its failures are raised at the next emission that it hears, or told of there where
     it is isolated, and at the end of the run. What it emits is no part of the run.

@@ -40,12 +40,13 @@ class Wants(NamedTuple):
 
     target: Callable[..., Any]
     label: str
+    handler: str
     each: tuple[Want, ...]
     takes_rest: bool
 
 
-def read_wants(target: Callable[..., Any], label: str) -> Wants:
-    """Read the signature of a handler or a predicate.
+def read_wants(target: Callable[..., Any], label: str, handler: str) -> Wants:
+    """Read the signature of a handler, or of the predicate in a handler's filter.
 
     Raises
     ------
@@ -53,25 +54,25 @@ def read_wants(target: Callable[..., Any], label: str) -> Wants:
         It is not callable, it is async, or it has no signature to read.
     """
     if not callable(target):
-        raise HandlerError(f"{label} is not callable: got {target!r}", handler=label)
+        raise HandlerError(f"{label} is not callable: got {target!r}", handler=handler)
     if is_async(target) or _is_of_kind(inspect.isasyncgenfunction, target):
         raise HandlerError(
             f"{label} is async: the bus calls handlers on the loop's thread and awaits nothing; "
             "write a plain function",
-            handler=label,
+            handler=handler,
         )
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError) as error:
         message = f"{label} has no signature to read: wrap it in a function that names its fields"
-        raise HandlerError(message, handler=label) from error
+        raise HandlerError(message, handler=handler) from error
     wants = tuple(
         Want(p.name, p.default, p.kind is p.KEYWORD_ONLY)
         for p in parameters
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     )
     called = target.target if isinstance(target, MarkedCall) else target
-    return Wants(called, label, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
+    return Wants(called, label, handler, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def _is_of_kind(kind: Callable[[Any], bool], target: Any) -> bool:
@@ -90,7 +91,7 @@ def check_runs(wants: Wants, signal: str) -> None:
         raise HandlerError(
             f"{wants.label} yields, so on signal {signal!r} its body would never run: "
             "return what it has to say",
-            handler=wants.label,
+            handler=wants.handler,
             signal=signal,
         )
 
@@ -108,18 +109,18 @@ def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str
             continue
         near = nearest(want.name, offered, cutoff=0.75)
         if want.default is REQUIRED or (near and want.name not in known):
-            raise _unknown(wants.label, want.name, declaration)
+            raise _unknown(wants, want.name, declaration)
 
 
-def _unknown(label: str, name: str, declaration: Declaration[...]) -> FieldError:
+def _unknown(wants: Wants, name: str, declaration: Declaration[...]) -> FieldError:
     hint = did_you_mean(name, (*declaration.fields, *CONTEXT, *RESERVED))
     if name == "self":
         hint = "; a method is attached with its object: bus.attach(instance)"
     fields = ", ".join(declaration.fields) or "none"
     return FieldError(
-        f"{label} asks for {name!r}, which signal {declaration.name!r} does not carry{hint} "
+        f"{wants.label} asks for {name!r}, which signal {declaration.name!r} does not carry{hint} "
         f"(its fields: {fields})",
-        handler=label,
+        handler=wants.handler,
         signal=declaration.name,
         field=name,
     )
@@ -203,7 +204,7 @@ def _field_getter(want: Want, wants: Wants) -> Getter:
             raise FieldError(
                 f"{wants.label} asks for {want.name!r}, which {event.sender or 'the loop'!r} did "
                 f"not send with signal {event.name!r} (sent: {sent})",
-                handler=wants.label,
+                handler=wants.handler,
                 signal=event.name,
                 field=want.name,
             )
@@ -223,7 +224,7 @@ def _context_getter(want: Want, wants: Wants) -> Getter:
         except FieldError as error:
             raise FieldError(
                 f"{wants.label} asks for {want.name!r} on signal {event.name!r}: {error}",
-                handler=wants.label,
+                handler=wants.handler,
                 signal=event.name,
                 field=want.name,
             ) from None

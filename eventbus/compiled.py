@@ -38,7 +38,7 @@ import functools
 import linecache
 import sys
 from collections.abc import Callable
-from types import CodeType, MappingProxyType
+from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from eventbus import dispatch
@@ -46,6 +46,7 @@ from eventbus.answers import Answers
 from eventbus.event import Event
 from eventbus.frames import MARK, UNSENT, sent
 from eventbus.port import DECLINED
+from eventbus.shown import Shown
 from eventbus.source import PREFIX, Writer
 from eventbus.subscription import NOT_DUE
 
@@ -162,7 +163,7 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
         "_eb_not_due": NOT_DUE,
         "_eb_window": (1, 0),
         "_eb_not_sent": NotSentError,
-        "_eb_view": MappingProxyType,
+        "_eb_shown": Shown,
         "_eb_event": functools.partial(Event, signal, emitter),
         "_eb_slow": port.slow,
         "_eb_settle": functools.partial(dispatch.settle, signal, emitter),
@@ -178,7 +179,8 @@ class NotSentError(Exception):
 def _take_over(
     port: Port[...], plan: Plan, index: int, result: Any, fields: dict[str, Any]
 ) -> Answers:
-    return dispatch.run_plan(port.signal, port.emitter, plan, fields, dispatch.Began(index, result))
+    began = dispatch.Began(index, result, [])
+    return dispatch.run_plan(port.signal, port.emitter, plan, fields, began)
 
 
 def _failed(
@@ -188,15 +190,21 @@ def _failed(
     error: Exception,
     fields: dict[str, Any],
 ) -> Answers:
-    traceback = error.__traceback__
-    assert traceback is not None, "it was raised in the function's own frame"
-    index = handler_lines.get(traceback.tb_lineno)
-    if index is None:
-        raise error  # it was handed over, and dealt with, before it came here
-    if isinstance(error, NotSentError):  # the handler was not called: the interpreter words it
-        return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
-    began = dispatch.Began(index, None, error)
+    index = handler_lines.get(_line_of(error))
+    try:
+        if index is None:
+            raise error  # it was handed over, and dealt with, before it came here
+        if isinstance(error, NotSentError):  # the handler was not called: the interpreter words it
+            return dispatch.run_plan(port.signal, port.emitter, plan[index:], fields)
+        began = dispatch.Began(index, None, [error])
+    finally:
+        del error  # with this frame it is a cycle, and would keep the loss alive
     return dispatch.run_plan(port.signal, port.emitter, plan, fields, began)
+
+
+def _line_of(error: Exception) -> int:
+    assert error.__traceback__ is not None, "it was raised in the function's own frame"
+    return error.__traceback__.tb_lineno
 
 
 def compile_for(port: Port[...], plan: Plan, shape: tuple[str, ...]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from eventbus.shown import Shown
+
 __all__ = ["Copies"]
 
 
@@ -82,8 +84,8 @@ class Copies:
     def _of_mapping(self, values: Mapping[Any, Any]) -> Mapping[Any, Any]:
         if isinstance(getattr(values, "tensors", None), Mapping):
             return Numbers(self._of_items(values.tensors))  # type: ignore[attr-defined]  # looked at just now
-        if isinstance(values, MappingProxyType):
-            return MappingProxyType(self._of_items(values))
+        if isinstance(values, MappingProxyType | Shown):
+            return type(values)(self._of_items(values))
         if type(values) is dict:
             return self._of_items(values)
         if not isinstance(values, dict | UserDict):

@@ -46,7 +46,7 @@ class Began(NamedTuple):
 
     at: int
     result: Any
-    error: Exception | None = None
+    failed: list[Exception]  # of one, or none; taken out of it: see `raise_all`
 
 
 def emit(
@@ -97,7 +97,7 @@ def _run(
     if signal.begins:
         signal.begin(emitter)
     plan = signal.plan(emitter)
-    event = Event(signal, emitter, read_only(fields), extra, outer) if plan else None
+    event = Event(signal, emitter, read_only(fields, signal.value), extra, outer) if plan else None
     return _run_event(signal, emitter, plan, event)
 
 
@@ -165,9 +165,11 @@ def _finish(
     planned: PlannedCall, event: Event, given: Given, failed: list[Exception], began: Began
 ) -> None:
     try:
-        if began.error is not None:
-            raise began.error
+        if began.failed:
+            raise began.failed.pop()
         _accept(began.result, planned, event, given)
+        if planned.isolated:
+            planned.succeeded()
     except Exception as error:  # noqa: BLE001 - whatever a handler raises is dealt with
         failed += _failed(error, planned, event)
 

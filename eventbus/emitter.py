@@ -14,6 +14,7 @@ from eventbus.errors import FieldError, did_you_mean
 from eventbus.handler_names import check_label
 from eventbus.pending import Pending
 from eventbus.port import DECLINED
+from eventbus.shown import Shown
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -195,6 +196,8 @@ def _complete(context: dict[str, Any], sender: str | None) -> dict[str, Any]:
     context.setdefault("run", sender or context["run_id"])
     for one, many in (("model", "models"), ("optimizer", "optimizers")):
         _pair(context, one, many)
+        if isinstance(context.get(many), dict):
+            context[many] = Shown(context[many])
     return context
 
 

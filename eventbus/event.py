@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import FieldError
+from eventbus.shown import Shown
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -23,11 +24,12 @@ MAPPINGS = ("metrics", "learning_rates")
 change what the others see."""
 
 
-def read_only(fields: dict[str, Any]) -> dict[str, Any]:
-    """Put a read-only view in place of each dict among the mappings."""
+def read_only(fields: dict[str, Any], value: str | None = None) -> dict[str, Any]:
+    """Have each dict among the mappings only read; not the value of a transform."""
     for name in MAPPINGS:
-        if type(fields.get(name)) is dict:
-            fields[name] = MappingProxyType(fields[name])
+        given = fields.get(name)
+        if isinstance(given, dict) and type(given) is not Shown and name != value:
+            fields[name] = Shown(given)
     return fields
 
 

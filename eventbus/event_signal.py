@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
@@ -239,6 +239,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
             self._refuse_reserved(shape)
             return False
         declared = self.declaration.fields
+        self._refuse_reserved(name for name in shape if name not in declared)
         for name in shape:
             if name not in declared and name not in CONTEXT:
                 hint = did_you_mean(name, (*declared, *CONTEXT))
@@ -250,11 +251,12 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
                 )
         return any(name in CONTEXT for name in shape)
 
-    def _refuse_reserved(self, shape: tuple[str, ...]) -> None:
+    def _refuse_reserved(self, shape: Iterable[str]) -> None:
         for name in shape:
             if name in RESERVED:
+                hint = ": bus.bind(sender=...) sets it for a run" if name == "sender" else ""
                 message = f"signal {self.name!r}: {name!r} is given by the bus, not by the loop"
-                raise FieldError(message, signal=self.name, field=name)
+                raise FieldError(message + hint, signal=self.name, field=name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from eventbus.inert import inert_signal

@@ -51,7 +51,7 @@ def raise_all(errors: list[Exception], event: Event) -> NoReturn:
     """Raise the one error as itself, several (on closing) as a group; `errors` is emptied."""
     error = errors[0]
     if len(errors) > 1:
-        error = ExceptionGroup(f"several handlers failed on signal {event.name!r}", errors)
+        error = ExceptionGroup(f"several handlers failed on signal {event.name!r}", tuple(errors))
     errors.clear()  # else frames and exceptions keep each other, and the `loss` in them, alive
     try:
         raise error

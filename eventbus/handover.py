@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.answers import Request, Stop
 from eventbus.background import HELD
-from eventbus.calling import Wants
+from eventbus.calling import REQUIRED, Wants
 from eventbus.copies import Copies
 from eventbus.depth import refuse_depth
 from eventbus.errors import HandlerError
@@ -137,9 +137,19 @@ def pack(*args: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, keywords
 
 
+class Own(NamedTuple):
+    """A default of the handler's own: it is given as it is, for the loop knows nothing of it."""
+
+    value: Any
+
+
 def packing(wants: Wants) -> Wants:
     """Return the same wishes, of a function that only returns what was wished for."""
-    return wants._replace(target=pack)
+    each = [
+        want if want.default is REQUIRED else want._replace(default=Own(want.default))
+        for want in wants.each
+    ]
+    return wants._replace(target=pack, each=tuple(each))
 
 
 class Origin:
@@ -156,6 +166,8 @@ class Origin:
 
 
 def _detached(value: Any, copies: Copies) -> Any:
+    if type(value) is Own:
+        return value.value
     if not isinstance(value, Event):
         return copies.of(value)
     return Event(value.signal, Origin(value), copies.of(value._fields))  # type: ignore[arg-type]  # stands in for the emitter

@@ -196,10 +196,12 @@ class Writer:
 
     def _show_mappings(self, depth: int) -> None:
         for name in MAPPINGS:
-            if name in (self.fields if self.shape is None else self.shape):
+            is_sent = name in (self.fields if self.shape is None else self.shape)
+            if is_sent and name != self.port.signal.value:
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
-                self._put(depth, f"if {name}.__class__ is dict:")
-                self._put(depth + 1, f"{name}{also} = _eb_view({name})")
+                test = f"isinstance({name}, dict) and {name}.__class__ is not _eb_shown"
+                self._put(depth, f"if {test}:")
+                self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
 
     def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):

@@ -133,7 +133,11 @@ class HandlersSide:
 
     def _replace(self, handler: Any) -> None:
         for name in self.registry.replace_redefined(handler):
-            log().warning("handler %r was defined again: the new one replaces it", name)
+            log().warning(
+                "handler %r was defined again: the new one replaces it (to have both, give the "
+                "functions names of their own)",
+                name,
+            )
         for name, had_state in self.registry.replace_instances(handler).items():
             note = ", and its state is not carried over" if had_state else ""
             log().warning("handler %r was defined again: the new one replaces it%s", name, note)

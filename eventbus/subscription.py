@@ -119,7 +119,7 @@ class Subscription(Handle):
         self.failures_in_a_row = 0
         self.is_timed = False  # a filter asks when it was called last
         self.called_at: float | None = None
-        self.wants = read_wants(handler, f"handler {self.label!r}")
+        self.wants = read_wants(handler, f"handler {self.label!r}", self.label)
         if options.background is not None:
             refuse_held(self.wants)
             worker = worker or Worker(options.background, self.label)
@@ -220,7 +220,8 @@ class Receiver:
     def check(self) -> Callable[[Event], Any]:
         """Hold what the handler asks for against the declaration, and make its call."""
         wants, worker = self.subscription.wants, self.subscription.worker
-        if self.signal.value is None or worker is not None:  # else it may make the new value
+        may_replace = self.signal.value is not None and not self.subscription.isolated
+        if worker is not None or not may_replace:  # else it may make the new value
             check_runs(wants, self.signal.name)
         if worker is None:
             return self._calling(wants)
@@ -261,8 +262,8 @@ class Receiver:
 
     def predicate(self, target: Callable[..., Any]) -> Callable[[Event], Any]:
         """Call a predicate as a handler is called."""
-        label = f"the filter of handler {self.subscription.label!r}"
-        wants = read_wants(target, label)
+        handler = self.subscription.label
+        wants = read_wants(target, f"the filter of handler {handler!r}", handler)
         check_runs(wants, self.signal.name)
         return self._calling(wants)
 

@@ -47,7 +47,12 @@ class CheckpointError(EventBusError):
     """
 
     def __init__(
-        self, message: str, *, path: Path, damaged: bool = False, unreadable: bool = False
+        self,
+        message: str,
+        *,
+        path: str | Path = "",  # which is not there yet where it is unpickled
+        damaged: bool = False,
+        unreadable: bool = False,
     ) -> None:
         super().__init__(message, handler="Checkpoint")
         self.path = str(path)

@@ -108,9 +108,11 @@ class RunRules:
             rule(seen)
         self.names[seen.name] += 1
 
-    def know(self, name: str, answers: tuple[Request, ...]) -> None:
-        """Take in what is pending after an emission."""
-        self._steps.know(name, first(SkipBatch, answers))
+    def know(
+        self, name: str, answers: tuple[Request, ...], came_from_elsewhere: tuple[Request, ...]
+    ) -> None:
+        """Take in what is pending after an emission, and what came during it from no handler."""
+        self._steps.know(name, first(SkipBatch, answers), came_from_elsewhere)
 
     def _note(self, seen: Seen) -> None:
         self.last = seen if seen.name in LOOP_SIGNALS else self.last

@@ -145,9 +145,13 @@ class StepRules:
 
     # -- answers
 
-    def know(self, name: str, skip: SkipBatch | None) -> None:
+    def know(
+        self, name: str, skip: SkipBatch | None, came_from_elsewhere: tuple[Request, ...]
+    ) -> None:
         """Take in what is pending after a signal of the step, at which the loop looks."""
         step = self._place.step
+        if step is not None and name == "batch_loaded" and not step.started:
+            step.came_late += came_from_elsewhere
         if step is None or not self._limits.serves("SkipBatch", name):
             return
         is_before_body = name == "batch_loaded" and not step.started

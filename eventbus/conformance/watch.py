@@ -16,6 +16,7 @@ from eventbus.subscription import Options
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.event import Event
+    from eventbus.pending import Pending
 
 __all__ = ["Watch"]
 
@@ -48,6 +49,7 @@ class Watch:
         self.given = given
         self._by_id: dict[str, RunRules] = {}
         self._known: dict[str, tuple[Request, ...]] = {}
+        self._at_begin: dict[str, tuple[tuple[Request, ...], int]] = {}
         self._before: frozenset[str] = frozenset()
 
     # -- on the bus
@@ -88,6 +90,7 @@ class Watch:
         if run_id in self._before:
             return
         pending = event.emitter.answers.pending
+        self._at_begin[run_id] = pending, event.emitter.pending.answered
         known = self._known.get(run_id, ())
         seen = Seen(
             name=event.name,
@@ -113,7 +116,15 @@ class Watch:
         self._known[run_id] = pending
         run = self._by_id.get(run_id)
         if run is not None and pending:
-            run.know(event.name, pending)
+            run.know(event.name, pending, self._from_elsewhere(run_id, event.emitter.pending))
+
+    def _from_elsewhere(self, run_id: str, pending: Pending) -> tuple[Request, ...]:
+        """Return what came during an emission, unless a handler of it has answered, too."""
+        before, answered = self._at_begin.get(run_id, ((), 0))
+        if pending.answered != answered:
+            return ()
+        now = pending.answers.pending
+        return tuple(a for a in now if not any(a is one for one in before))
 
     def _run_of(self, seen: Seen, event: Event) -> RunRules | None:
         run = self._by_id.get(event.emitter.run_id)

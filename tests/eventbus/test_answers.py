@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
@@ -266,6 +267,13 @@ def test_restored_answers_run_opened(bus: EventBus, loop: Emitter) -> None:
     assert restored is not None
     assert restored.path == "runs/step-120"
     assert loop.emit("run_started").restored is None
+
+
+def test_restored_takes_any_path_and_nothing_else() -> None:
+    assert Restored(Path("runs/step-120")).path == str(Path("runs/step-120"))
+    for mistaken in (3, "", None):
+        with pytest.raises(TypeError, match=f"Restored takes the path .*; got {mistaken!r}"):
+            Restored(mistaken)  # type: ignore[arg-type]  # on purpose
 
 
 def test_ignored_values_are_not_logged(

@@ -232,3 +232,16 @@ def test_tensors_come_from_a_gpu_into_pinned_memory(bus: EventBus, loop: Emitter
     batch.zero_()
     settle(bus)
     assert seen == [(True, 2.0**24)]
+
+
+def test_what_a_handler_binds_by_a_default_is_its_own(bus: EventBus, loop: Emitter) -> None:
+    rows: list[int] = []
+
+    @bus.on("epoch_finished", background=True)
+    def keep(epoch: int, rows: list[int] = rows) -> None:
+        rows.append(epoch)
+
+    loop.emit("epoch_finished", epoch=1, step=1)
+    loop.emit("epoch_finished", epoch=2, step=2)
+    settle(bus)
+    assert rows == [1, 2]

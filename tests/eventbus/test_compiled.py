@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 import eventbus.port
 from eventbus import Emitter, EventBus, FieldError, Filter, Stop, at, every, from_, until
 from eventbus.frames import SENT
+from eventbus.shown import Shown
 from eventbus.signals import batch_finished
 from eventbus.source import FEW, UNROLLED
 
@@ -447,7 +447,7 @@ def test_an_emission_inside_one_is_filled_in_though_another_thread_comes_in_betw
             others.append(threading.Thread(target=emit_other, daemon=True))
             others[0].start()
             assert other_is_in.wait(PATIENCE_S)
-        return MappingProxyType(metrics)
+        return Shown(metrics)
 
     @bus.on("batch_finished")
     def measure(step: int, bus: EventBus) -> None:
@@ -460,7 +460,7 @@ def test_an_emission_inside_one_is_filled_in_though_another_thread_comes_in_betw
             bus.emit("metrics_measured", metrics={})
 
     bus.on("metrics_measured")(lambda step: steps_measured.append(step))
-    monkeypatch.setattr("eventbus.compiled.MappingProxyType", view)
+    monkeypatch.setattr("eventbus.compiled.Shown", view)
     for port in (one, two):
         port.emit(epoch=1, step=1, metrics={})
         port.emit(epoch=1, step=2, metrics={})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 import traceback
+import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus
+from eventbus import Emitter, EventBus, FieldError
 
 from .recorders import MISTAKE, Recorder, assert_says, finish, notes_of, raising
 
@@ -267,3 +271,60 @@ def test_the_traceback_begins_in_the_handler_with_few_frames_of_ours(
     frames = traceback.extract_tb(caught.value.__traceback__)
     assert frames[-1].name == "broken"
     assert len(frames) < 12
+
+
+def test_a_group_of_failures_comes_out_of_another_process_whole(
+    bus: EventBus, loop: Emitter
+) -> None:
+    for text in ("the disk is full", "the board is gone"):
+        bus.on("run_closed")(raising(OSError(text)))
+    with pytest.raises(ExceptionGroup) as caught:
+        loop.emit("run_closed", outcome="completed")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert [str(one) for one in again.exceptions] == ["the disk is full", "the board is gone"]
+    assert "the board is gone" in repr(caught.value)
+
+
+@pytest.mark.parametrize("warm", [0, 20])
+@pytest.mark.parametrize("signal", ["batch_finished", "batch_loaded"])
+def test_a_failure_that_was_caught_keeps_nothing_of_its_emission(
+    bus: EventBus, loop: Emitter, signal: str, warm: int
+) -> None:
+    class Batch: ...
+
+    def emit(batch: object, step: int) -> None:
+        if signal == "batch_loaded":
+            loop.transform(signal, batch, epoch=1, step=step)
+        else:
+            loop.emit(signal, epoch=1, step=step, batch=batch)
+
+    @bus.on(signal)
+    def fail(step: int) -> None:
+        if step == 0:
+            raise MemoryError
+
+    for step in range(1, warm + 1):
+        emit(None, step)
+    batch = Batch()
+    held = weakref.ref(batch)
+    gc.disable()
+    try:
+        with suppress(MemoryError):
+            emit(batch, 0)
+        del batch
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_the_culprit_is_named_alike_wherever_it_was_found(bus: EventBus) -> None:
+    def report(los: float) -> None: ...
+    def count(step: int) -> None: ...
+
+    for mistaken in (
+        lambda: bus.on("batch_finished")(report),
+        lambda: bus.on("batch_finished", when=lambda los: los)(count),
+    ):
+        with pytest.raises(FieldError) as caught:
+            mistaken()
+        assert caught.value.handler in ("report", "count")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus
+from eventbus import Emitter, EventBus, FieldError
+from eventbus import signal as declared
 
 from .recorders import MISTAKE, assert_says
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
 
 
 def test_a_handler_receives_just_what_it_names(bus: EventBus, loop: Emitter) -> None:
@@ -319,3 +329,73 @@ def test_no_handler_can_change_the_metrics_that_others_see(bus: EventBus, loop: 
     for step in range(20):
         loop.emit("batch_finished", epoch=1, step=step, metrics={"loss": 0.5})
     assert seen == [0.5] * 20
+
+
+@pytest.mark.parametrize("warm", [0, 20])
+@pytest.mark.parametrize("kind", [dict, OrderedDict, partial(defaultdict, float)])
+def test_any_dict_of_metrics_is_only_read(
+    bus: EventBus, loop: Emitter, kind: Callable[..., dict[str, float]], warm: int
+) -> None:
+    seen: list[Any] = []
+
+    @bus.on("epoch_finished", priority=1)
+    def spoil(metrics: dict[str, float]) -> None:
+        with pytest.raises(TypeError, match=r"take a copy, dict\("):
+            metrics["loss"] = -1.0
+        with pytest.raises(TypeError):
+            metrics.update(loss=-1.0)
+        with pytest.raises(KeyError):
+            metrics["val_loss"]
+
+    bus.on("epoch_finished")(lambda metrics: seen.append(metrics))
+    metrics = kind({"loss": 0.5})
+    for _ in range(warm + 1):
+        loop.emit("epoch_finished", epoch=1, step=1, metrics=metrics)
+    assert seen[-1] == {"loss": 0.5}
+    assert dict(metrics) == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled], ids=lambda f: f.__name__)
+def test_an_event_of_a_loop_by_hand_goes_to_another_process(
+    bus: EventBus, loop: Emitter, duplicate: Callable[[Any], Any]
+) -> None:
+    seen: list[Any] = []
+    bus.on("epoch_finished")(lambda event, metrics: seen.extend((event, metrics)))
+    loop.emit("epoch_finished", epoch=1, step=1, metrics={"loss": 0.5})
+    event, metrics = map(duplicate, seen)
+    assert event.fields["metrics"] == metrics == {"loss": 0.5}
+    with pytest.raises(TypeError):
+        metrics["loss"] = 0.0
+
+
+@pytest.mark.parametrize("warm", [0, 20])
+def test_metrics_that_are_to_be_transformed_stay_the_loops_own(
+    bus: EventBus, loop: Emitter, warm: int
+) -> None:
+    @declared(value="metrics")
+    def metrics_ready(*, metrics: dict[str, float], epoch: int) -> None:
+        """Metrics may be added to. Once per epoch."""
+
+    bus.declare(metrics_ready)
+    bus.on(metrics_ready)(lambda metrics: None)
+    metrics = {"loss": 0.5}
+    for _ in range(warm + 1):
+        assert loop.transform(metrics_ready, metrics, epoch=1) is metrics
+
+
+def test_several_models_are_not_changed_for_the_loop(bus: EventBus) -> None:
+    models = {"generator": "G", "critic": "C"}
+    loop = bus.bind(sender="train", models=models)
+
+    @bus.on("epoch_finished")
+    def add(models: dict[str, str]) -> None:
+        models["third"] = "T"
+
+    with pytest.raises(TypeError, match="only read"):
+        loop.emit("epoch_finished", epoch=1, step=1)
+    assert list(models) == ["generator", "critic"]
+
+
+def test_a_label_given_to_an_emitter_is_told_where_it_goes(loop: Emitter) -> None:
+    with pytest.raises(FieldError, match=r"'sender' is given by .*bus.bind\(sender=...\)"):
+        loop.emit("epoch_started", epoch=1, step=0, sender="other")

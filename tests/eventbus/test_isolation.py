@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, every
+from eventbus import Emitter, EventBus, HandlerError, every
 
 from .recorders import Recorder, finish
 
@@ -271,3 +271,26 @@ def test_each_of_two_handlers_of_one_name_is_logged_the_first_time(
         bus.on("batch_finished", on_error="isolate", name="log")(write)
     run_steps(loop, 2)
     assert [caplog.text.count(f"cannot write {path}") for path in ("one.csv", "two.csv")] == [1, 1]
+
+
+@pytest.mark.parametrize("result", [None, 17])
+def test_what_a_handler_returns_does_not_matter_to_a_row_of_failures(
+    bus: EventBus, loop: Emitter, result: int | None
+) -> None:
+    flaky = Flaky(20, 30, 40)
+
+    @bus.on("batch_finished", on_error="isolate")
+    def write(step: int) -> int | None:
+        flaky(step)
+        return result  # as the `write` of a file has it
+
+    run_steps(loop, 50)
+    assert flaky.steps == list(range(1, 51))
+
+
+def test_an_isolated_generator_is_refused_where_it_can_make_no_value(bus: EventBus) -> None:
+    def halves(batch: object) -> Any:
+        yield batch
+
+    with pytest.raises(HandlerError, match="yields, so on signal 'batch_loaded' its body"):
+        bus.on("batch_loaded", on_error="isolate")(halves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,11 @@ def test_export_that_the_disk_refuses_names_the_file_and_leaves_no_other(
     with pytest.raises(CheckpointError, match=r"model is not written: No space left on device"):
         Checkpoint.export(path, tmp_path / "model")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_wrong_with_a_checkpoint_comes_out_of_another_process(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.load(tmp_path / "none")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert (again.path, again.damaged) == (str(tmp_path / "none"), False)

@@ -361,3 +361,17 @@ def test_the_step_after_that_one_may_not_begin() -> None:
         "loads another batch after Stop('SIGTERM') was given",
         "starts another step after Stop('SIGTERM') was given",
     ]
+
+
+def test_a_stop_from_elsewhere_while_a_batch_is_altered_lets_its_step_be_taken() -> None:
+    bus = EventBus()
+
+    @bus.on("batch_loaded")
+    def stop(step: int) -> None:
+        if step == 2:
+            bus.answer(Stop("asked from elsewhere"))
+
+    with watch_loop(bus) as report, Run(bus, **CONTEXT) as run:
+        train_batches(run)
+    assert report.violations == ()
+    assert run.step == 2

@@ -1,0 +1,38 @@
+"""A mapping as handlers are shown it: to read, not to change what others see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Shown"]
+
+
+class Shown(dict[str, Any]):
+    """A copy of a dict that refuses to be written to; it pickles and copies as one.
+
+    A copy, because a view of a `defaultdict` would have keys added to it by reading.
+
+    Examples
+    --------
+    >>> from eventbus.shown import Shown
+    >>> metrics = Shown({"loss": 0.5})
+    >>> metrics["loss"], {**metrics, "more": 1}
+    (0.5, {'loss': 0.5, 'more': 1})
+    >>> metrics["loss"] = 0
+    Traceback (most recent call last):
+    ...
+    TypeError: what an emission carries is only read: take a copy, dict(...)
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *args: Any, **keywords: Any) -> Any:
+        raise TypeError("what an emission carries is only read: take a copy, dict(...)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = _refuse
+    setdefault: Any = _refuse  # whichever of its forms
+    update: Any = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shown, (dict(self),)
