@@ -19,13 +19,22 @@ from .backends import PATIENCE_S, began, settle
 Batch = namedtuple("Batch", ["x", "y"])
 
 
+class FakeDevice(str):
+    """A device of torch's, as its name."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        return self.partition(":")[0]
+
+
 class FakeTensor:
     """Notes how it is copied; `.values` can be changed in place."""
 
     def __init__(self, values: list[float], *, device: str = "cpu") -> None:
         self.values = values
-        self.device = device
-        self.is_cuda = device.startswith("cuda")
+        self.device = FakeDevice(device)
         self.attached = True
         self.asked: dict[str, Any] = {}
 
