@@ -65,12 +65,13 @@ def change(fields: dict[str, Any]) -> None:
 def test_emission_returns_before_anything_has_arrived(
     device: Device, bus: EventBus, where: str
 ) -> None:
-    seen, fields, waits = hear(bus), fields_on(where), device.waits
+    seen, fields = hear(bus), fields_on(where)
     waits = device.waits
     with device.holding():
         bus.emit("batch_finished", epoch=1, step=1, **fields)
         change(fields)
         assert device.under_way == 5
+        assert device.is_waited_for()
         assert seen == []
     settle(bus)
     ((thread, *given),) = seen
@@ -87,6 +88,7 @@ def test_each_emission_has_copies_of_its_own(device: Device, bus: EventBus) -> N
         for step in (1, 2, 3):
             bus.emit("batch_finished", epoch=1, step=step, loss=loss)
             loss += 1
+        assert device.is_waited_for()
     settle(bus)
     assert seen == [0.0, 1.0, 2.0]
 
@@ -98,22 +100,18 @@ def test_copies_on_a_stream_of_ones_own_are_waited_for(device: Device, bus: Even
     try:
         with device.holding():
             bus.emit("batch_finished", epoch=1, step=1, **fields)
-            torch.accelerator.set_stream(before)
-            bus.emit("epoch_started", epoch=1, step=1)
+            assert device.is_waited_for()
     finally:
         torch.accelerator.set_stream(before)
     settle(bus)
     assert seen[0][1:] == (0.5, EXPECTED, {"norm": 2.0})
 
 
-def test_a_device_of_another_kind_is_waited_for(unknown_device: Device) -> None:
+def test_a_device_of_another_kind_is_waited_for(careless: Device) -> None:
     loss, copies = torch.full((3,), 2.0, device=NAME), Copies()
-    unknown_device.be_careless(True)
-    try:
-        copied = copies.of({"loss": loss})
-        copies.seal()
-        copies.wait()
-        assert copied["loss"].tolist() == [2.0, 2.0, 2.0]
-        assert unknown_device.under_way == 0
-    finally:
-        unknown_device.be_careless(False)
+    with careless.holding(), pytest.raises(RuntimeError, match="a copy to the host synchronizes"):
+        copies.of(loss)
+    copied = copies.of(loss)
+    copies.seal()
+    copies.wait()
+    assert copied.tolist() == [2.0, 2.0, 2.0]

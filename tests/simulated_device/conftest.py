@@ -28,5 +28,14 @@ def device(unknown_device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
+def careless(unknown_device: Device) -> Iterator[Device]:
+    """Return the device, of a kind that the package does not know, and late as MPS is."""
+    unknown_device.be_careless(True)
+    yield unknown_device
+    unknown_device.be_careless(False)
+    unknown_device.finish()
+
+
+@pytest.fixture
 def bus() -> EventBus:
     return EventBus(strict=True)

@@ -22,6 +22,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -66,6 +67,7 @@ bool is_held = false;
 bool is_careless = false;
 std::thread::id holder;
 int64_t waits = 0;
+int64_t waiting = 0;  // threads, for an event
 int64_t copies = 0;  // queued up to now
 int64_t overwritten = 0;
 thread_local bool in_kernel = false;
@@ -240,7 +242,10 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     Lock lock(mutex);
     bool is_for_ever = !*moment && is_held && holder == std::this_thread::get_id();
     TORCH_CHECK(!is_for_ever, "who holds copies back waits for them: an event synchronizes");
+    ++waiting;
+    changed.notify_all();
     changed.wait(lock, [&] { return *moment; });
+    --waiting;
   }
   void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
     delete static_cast<Moment*>(event);
@@ -393,6 +398,12 @@ void finish() {
   changed.wait(lock, is_idle);
 }
 
+bool is_waited_for(double patience_s) {
+  Lock lock(mutex);
+  auto patience = std::chrono::duration<double>(patience_s);
+  return changed.wait_for(lock, patience, [] { return waiting > 0; });
+}
+
 int64_t under_way() {
   Lock lock(mutex);
   return count(is_copy);
@@ -402,6 +413,7 @@ TORCH_LIBRARY(simulated, m) {
   m.def("hold() -> ()", &hold);
   m.def("let_go() -> ()", &let_go);
   m.def("finish() -> ()", &finish);
+  m.def("is_waited_for(float patience_s) -> bool", &is_waited_for);
   m.def("under_way() -> int", &under_way);
   m.def("copies() -> int", [] { return copies; });
   m.def("waits() -> int", [] { return waits; });

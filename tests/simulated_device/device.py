@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["NAME", "Device", "can_be_built", "load"]
+__all__ = ["NAME", "PATIENCE_S", "Device", "can_be_built", "load", "pattern"]
 
 NAME = "simulated"
 PATTERN = 0xA5
 """Each byte of host memory that a copy is on its way to."""
+
+PATIENCE_S = 30.0
+"""How long a test waits for another thread before it fails; none should come near."""
 
 
 def can_be_built() -> bool:
@@ -80,6 +83,10 @@ class Device:
     def finish(self) -> None:
         """Let go, and wait until all is done; this wait is not counted."""
         self._ops.finish()
+
+    def is_waited_for(self) -> bool:
+        """Tell whether another thread waits for an event, or comes to that."""
+        return bool(self._ops.is_waited_for(PATIENCE_S))
 
     def be_careless(self, careless: bool) -> None:
         """Deliver late into any memory, as MPS does."""

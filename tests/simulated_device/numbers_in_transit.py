@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,21 +13,31 @@ from eventbus.handlers import NonFiniteGuard
 from eventbus.handlers._in_transit import InTransit, merged, send
 from tests.handlers.test_non_finite_guard import Loop
 
-from .device import NAME, Device
+from .device import NAME, PATIENCE_S, Device
 
 
 def on_device(*values: float) -> list[torch.Tensor]:
     return [torch.tensor(value, device=NAME) for value in values]
 
 
-def test_numbers_have_not_arrived_while_they_are_held_back(device: Device) -> None:
+@pytest.fixture
+def elsewhere() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def test_numbers_have_not_arrived_while_they_are_held_back(
+    device: Device, elsewhere: ThreadPoolExecutor
+) -> None:
     loss, wide = torch.tensor(0.5).to(NAME), torch.tensor([1.0, -3.0]).to(NAME)
     waits = device.waits
     with device.holding():
         sent = send({"loss": loss, "logits": wide})
         loss.zero_()
         assert [one.has_arrived() for one in sent] == [False]
-    assert merged(sent) == {"loss": 0.5, "logits": 3.0}
+        reading = elsewhere.submit(merged, sent)
+        assert device.is_waited_for()
+    assert reading.result(PATIENCE_S) == {"loss": 0.5, "logits": 3.0}
     assert sent[0].has_arrived()
     assert device.waits == waits
 
@@ -77,25 +88,23 @@ def test_guard_acts_on_gradients_once_they_have_arrived(device: Device) -> None:
     assert device.waits == waits
 
 
-def test_guard_acts_at_the_end_of_the_epoch_on_what_is_on_its_way(device: Device) -> None:
+def test_guard_waits_at_the_end_of_the_epoch_for_what_is_on_its_way(
+    device: Device, elsewhere: ThreadPoolExecutor
+) -> None:
     loop = Loop(NonFiniteGuard())
     (loss,) = on_device(math.nan)
     with device.holding():
         loop.step(loss)
-    loop.end_epoch()
+        ending = elsewhere.submit(loop.end_epoch)
+        assert device.is_waited_for()
+    ending.result(PATIENCE_S)
     assert loop.reason == "not finite in step 1: loss is nan"
 
 
-@pytest.fixture
-def careless(unknown_device: Device) -> Iterator[Device]:
-    unknown_device.be_careless(True)
-    yield unknown_device
-    unknown_device.be_careless(False)
-    unknown_device.finish()
-
-
 def test_a_device_of_another_kind_is_waited_for(careless: Device) -> None:
-    sent = InTransit({"loss": torch.tensor(0.5, device=NAME)})
+    loss = torch.tensor(0.5, device=NAME)
+    with careless.holding(), pytest.raises(RuntimeError, match="a copy to the host synchronizes"):
+        InTransit({"loss": loss})
+    sent = InTransit({"loss": loss})
     assert sent.has_arrived()
-    assert careless.under_way == 0
     assert sent.read() == {"loss": 0.5}
