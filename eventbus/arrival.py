@@ -22,9 +22,10 @@ def arrives_late(device: Any) -> bool:
 
     Examples
     --------
-    >>> import torch
-    >>> arrives_late(torch.device("cuda", 0)), arrives_late(torch.device("cpu"))
-    (True, False)
+    >>> from types import SimpleNamespace
+    >>> from eventbus.arrival import arrives_late
+    >>> [arrives_late(SimpleNamespace(type=name)) for name in ("cpu", "cuda", "mps")]
+    [False, True, False]
     """
     return getattr(device, "type", None) in LATE
 

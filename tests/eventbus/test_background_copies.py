@@ -102,8 +102,9 @@ def test_nothing_is_copied_for_an_emission_that_is_not_due(bus: EventBus, loop: 
     assert len(seen) == 1
 
 
-def test_a_copy_is_detached_and_on_the_host() -> None:
-    copy = copied(FakeTensor([1.0]))
+@pytest.mark.parametrize("device", ["cpu", "mps:0"])
+def test_a_copy_is_detached_and_on_the_host(device: str) -> None:
+    copy = copied(FakeTensor([1.0], device=device))
     assert (copy.attached, copy.device) == (False, "cpu")
     assert copy.asked == {"non_blocking": False, "copy": True}
 

@@ -136,6 +136,33 @@ def test_what_shares_a_storage_on_the_device_is_copied_once_and_shares_one_in_th
     assert trained.copies == 4 + 3 + 1  # of the model; momenta; what the loss adds up to
 
 
+def test_run_goes_on_from_the_file_on_the_device(
+    trained: Training, device: Device, tmp_path: Path
+) -> None:
+    bus = EventBus(strict=True)
+    bus.attach(Checkpoint(tmp_path, asynchronous=True, resume="auto"))
+    resumed = Training(device, bus)
+    with Run(bus, model=resumed.model, optimizer=resumed.optimizer) as run:
+        assert run.epoch == 3
+        found = on_host([resumed.model.state_dict(), resumed.optimizer.state_dict()])
+    assert resumed.model.first.weight.device.type == NAME
+    assert same(found, trained.states[-1])
+
+
+def test_save_waits_once_for_metrics_that_nobody_has_read(
+    device: Device, bus: EventBus, tmp_path: Path
+) -> None:
+    bus.attach(Checkpoint(tmp_path, asynchronous=True, on="batch_finished"))
+    waits: list[int] = []
+    for priority in (Priority.PERSIST + 1, Priority.PERSIST - 1):
+        bus.on("batch_finished", priority=priority)(lambda: waits.append(device.waits))
+    losses = torch.ones(2, 3).to(NAME)
+    with Run(bus, model=model_on_device()) as run:
+        for _ in run.batches([0]):
+            run.report(loss=losses.mean(), norm=losses.sum())
+    assert waits[1] == waits[0] + 1
+
+
 class SlowDisk(Files):
     """A disk that writes nothing before it is let go, and notes what is copied meanwhile."""
 
