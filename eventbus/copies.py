@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from eventbus.arrival import arrival, arrives_late
 from eventbus.shown import Shown
 
 __all__ = ["Copies"]
@@ -59,9 +60,7 @@ class Copies:
 
     def seal(self) -> None:
         """Note the moment after which all copies have arrived; called after the last one."""
-        for device in self._devices:
-            stream = sys.modules["torch"].cuda.current_stream(device)
-            self._arriving.append(stream.record_event())
+        self._arriving.extend(arrival(device) for device in self._devices)
 
     def wait(self) -> None:
         """Wait until the copies are there."""
@@ -69,11 +68,10 @@ class Copies:
             event.synchronize()
 
     def _of_tensor(self, tensor: Any) -> Any:
-        # Only CUDA's copies that nobody waits for go to pinned memory and can be waited for later.
-        is_cuda = getattr(tensor, "is_cuda", False)
-        if is_cuda:
+        is_late = arrives_late(getattr(tensor, "device", None))
+        if is_late:
             self._devices.add(tensor.device)
-        return tensor.detach().to("cpu", non_blocking=is_cuda, copy=True)
+        return tensor.detach().to("cpu", non_blocking=is_late, copy=True)
 
     def _of_sequence(self, values: list[Any] | tuple[Any, ...]) -> Any:
         copied = [self.of(value) for value in values]

@@ -11,6 +11,8 @@ from collections import Counter, OrderedDict, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from eventbus.arrival import arrival, arrives_late
+
 if TYPE_CHECKING:
     import torch
 
@@ -89,14 +91,7 @@ class _Copying:
 
     def events(self) -> list[Any]:
         """Mark, on each device, the moment at which all copies are there."""
-        import torch
-
-        recorded = []
-        for device in self._devices:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
-            event.record(torch.cuda.current_stream(device))
-            recorded.append(event)
-        return recorded
+        return [arrival(device) for device in self._devices]
 
     def _copied(self, value: Any) -> Any:
         import torch
@@ -154,9 +149,10 @@ class _Copying:
         source = value.untyped_storage()
         key = (value.device, source.data_ptr(), source.nbytes())
         if key not in self._storages:
-            buffer = self._buffer(source.nbytes(), pinned=value.is_cuda)
+            is_late = arrives_late(value.device)
+            buffer = self._buffer(source.nbytes(), pinned=is_late)
             self._storages[key] = buffer
-            if value.is_cuda:
+            if is_late:
                 raw = torch.empty(0, dtype=torch.uint8, device=value.device).set_(source)
                 buffer.copy_(raw, non_blocking=True)
                 self._devices.add(value.device)
@@ -200,6 +196,6 @@ def _is_plain(value: torch.Tensor) -> bool:
 
     return (
         value.layout is torch.strided
-        and value.device.type in ("cpu", "cuda")
+        and (value.device.type == "cpu" or arrives_late(value.device))
         and not (value.is_quantized or value.is_conj() or value.is_neg())
     )

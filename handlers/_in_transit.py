@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from eventbus.arrival import arrival, arrives_late
+
 from ._monitor import as_numbers
 
 if TYPE_CHECKING:
@@ -31,13 +33,10 @@ class InTransit:
 
         self.names = tuple(values)
         stacked = _stacked(list(values.values()))
-        on_cuda = stacked.device.type == "cuda"
-        self._host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=on_cuda)
-        self._host.copy_(stacked, non_blocking=True)
-        self._copied: Any = None
-        if on_cuda:
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
-            self._copied.record(torch.cuda.current_stream(stacked.device))
+        is_late = arrives_late(stacked.device)
+        self._host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=is_late)
+        self._host.copy_(stacked, non_blocking=is_late)
+        self._copied: Any = arrival(stacked.device) if is_late else None
 
     def has_arrived(self) -> bool:
         """Tell whether reading would not wait."""

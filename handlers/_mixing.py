@@ -9,6 +9,8 @@ from collections import UserDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from eventbus.arrival import arrives_late
+
 from ._arguments import When, number_given
 from ._batch_alteration import BatchAlteration
 
@@ -163,9 +165,9 @@ def _partners(count: int, device: torch.device, generator: torch.Generator) -> T
     """Draw a permutation, and have it on a device without waiting for it."""
     import torch
 
-    on_cuda = device.type == "cuda"
-    order = torch.randperm(count, generator=generator, pin_memory=on_cuda)
-    return order.to(device, non_blocking=on_cuda)
+    is_late = arrives_late(device)
+    order = torch.randperm(count, generator=generator, pin_memory=is_late)
+    return order.to(device, non_blocking=is_late)
 
 
 def with_parts(batch: Any, parts: Mapping[Any, Any]) -> Any:

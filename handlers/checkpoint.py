@@ -49,7 +49,8 @@ class Checkpoint(WithoutBus):
                         `state_offered`, `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
                         and brought to the disk on the loop's thread; if asynchronous, gathered and
-                        copied there. That takes memory for a copy of all tensors
+                        copied there, from CUDA without waiting, but for metrics that nobody has
+                        read. That takes memory for a copy of all tensors
     state               which checkpoints are its own to delete
     needs               for `export` safetensors: `pip install 'training-eventbus[safetensors]'`
     band, errors        PERSIST; at the run's end before ALTER, and where a `Stop` has cut an epoch
@@ -96,10 +97,11 @@ class Checkpoint(WithoutBus):
         What goes wrong is logged and noted on the run's own exception. In a single process only:
         a rank that fails alone cannot ask the others.
     asynchronous
-        Write on another thread; the loop waits only while the state is copied. One save is under
-        way at a time: the next one, and the end of the run, wait for it, up to 10 minutes, then
-        fail. `checkpoint_saved` is emitted at the first step after it is on the disk, and a failure
-        is raised there; at the latest by the next save or at the end.
+        Write on another thread; the loop waits only while the state is copied, and not even that
+        for what is on a CUDA device; the signal's metrics are read, if nobody has. One save is
+        under way at a time: the next one, and the end of the run, wait for it, up to 10 minutes,
+        then fail. `checkpoint_saved` is emitted at the first step after it is on the disk, and a
+        failure is raised there; at the latest by the next save or at the end.
     resume
         "never", the default, so that a run never goes on from another one's checkpoint unless
         told. "auto" goes on from the newest checkpoint in `directory` that verifies, saved by a

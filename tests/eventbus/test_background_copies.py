@@ -19,13 +19,22 @@ from .backends import PATIENCE_S, began, settle
 Batch = namedtuple("Batch", ["x", "y"])
 
 
+class FakeDevice(str):
+    """A device of torch's, as its name."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        return self.partition(":")[0]
+
+
 class FakeTensor:
     """Notes how it is copied; `.values` can be changed in place."""
 
     def __init__(self, values: list[float], *, device: str = "cpu") -> None:
         self.values = values
-        self.device = device
-        self.is_cuda = device.startswith("cuda")
+        self.device = FakeDevice(device)
         self.attached = True
         self.asked: dict[str, Any] = {}
 
@@ -93,8 +102,9 @@ def test_nothing_is_copied_for_an_emission_that_is_not_due(bus: EventBus, loop: 
     assert len(seen) == 1
 
 
-def test_a_copy_is_detached_and_on_the_host() -> None:
-    copy = copied(FakeTensor([1.0]))
+@pytest.mark.parametrize("device", ["cpu", "mps:0"])
+def test_a_copy_is_detached_and_on_the_host(device: str) -> None:
+    copy = copied(FakeTensor([1.0], device=device))
     assert (copy.attached, copy.device) == (False, "cpu")
     assert copy.asked == {"non_blocking": False, "copy": True}
 
