@@ -46,7 +46,7 @@ from eventbus.answers import Answers
 from eventbus.event import Event
 from eventbus.frames import MARK, UNSENT, sent
 from eventbus.port import DECLINED
-from eventbus.shown import Shown
+from eventbus.shown import DICTS, Shown
 from eventbus.source import PREFIX, Writer
 from eventbus.subscription import NOT_DUE
 
@@ -163,6 +163,7 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
         "_eb_not_due": NOT_DUE,
         "_eb_window": (1, 0),
         "_eb_not_sent": NotSentError,
+        "_eb_dicts": DICTS,
         "_eb_shown": Shown,
         "_eb_event": functools.partial(Event, signal, emitter),
         "_eb_slow": port.slow,

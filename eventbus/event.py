@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import FieldError
-from eventbus.shown import Shown
+from eventbus.shown import DICTS, Shown
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
@@ -28,7 +28,7 @@ def read_only(fields: dict[str, Any], value: str | None = None) -> dict[str, Any
     """Have each dict among the mappings only read; not the value of a transform."""
     for name in MAPPINGS:
         given = fields.get(name)
-        if isinstance(given, dict) and type(given) is not Shown and name != value:
+        if type(given) in DICTS and name != value:
             fields[name] = Shown(given)
     return fields
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
-__all__ = ["Shown"]
+__all__ = ["DICTS", "Shown"]
+
+DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
+"""What a copy is shown of. A dict of somebody's own may be one that is not to be read yet."""
 
 
 class Shown(dict[str, Any]):

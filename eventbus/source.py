@@ -199,8 +199,7 @@ class Writer:
             is_sent = name in (self.fields if self.shape is None else self.shape)
             if is_sent and name != self.port.signal.value:
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
-                test = f"isinstance({name}, dict) and {name}.__class__ is not _eb_shown"
-                self._put(depth, f"if {test}:")
+                self._put(depth, f"if {name}.__class__ in _eb_dicts:")
                 self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
 
     def _check_clock(self) -> None:
