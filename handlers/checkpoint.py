@@ -75,7 +75,8 @@ class Checkpoint(WithoutBus):
         A filter on those; with several ranks not one by time, which is due on each at another.
     keep
         How many of the last to keep, at least 1; None for all. Only checkpoints that this run,
-        or the one that it goes on from, has saved through this handler are ever deleted.
+        or the one that it goes on from, has saved through this handler are ever deleted. One that
+        was moved elsewhere, with a symbolic link of its name in its place, is kept and counted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
         carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
