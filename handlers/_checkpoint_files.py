@@ -14,12 +14,16 @@ Layout::
 A save writes into a new directory of its own, brings it to the disk, and only then gives it its
 name, so whenever the process dies, what has a name is whole. Names are ordered by the number of
 the save: after a resume at an earlier step the newest is still the one that was saved last.
+
+In the place of one there may be a symbolic link of its name, where somebody has moved it to larger
+storage. It is read as any other, and left where the others are deleted: a link is never ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -85,14 +89,20 @@ class Folder:
 
     def newest_number(self) -> int:
         """Return the number of the newest save; 0 where there is none. No number comes twice."""
-        return max((sequence for sequence, *_ in self._named()), default=0)
+        return max((int(match[2]) for _, match in self._matching()), default=0)
 
     def _named(self) -> Iterator[tuple[int, int, Path, bool]]:
-        for entry in self.files.scandir(self.path):
-            match = _NAME.fullmatch(entry.name)
-            if match and entry.is_dir(follow_symlinks=False):
+        for entry, match in self._matching():
+            # Where a link leads shows when it is read: it may be where nothing answers.
+            if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
                 path = self.path / entry.name
                 yield int(match[2]), int(match[1]), path, match[3] is not None
+
+    def _matching(self) -> Iterator[tuple[os.DirEntry[str], re.Match[str]]]:
+        for entry in self.files.scandir(self.path):
+            match = _NAME.fullmatch(entry.name)
+            if match:
+                yield entry, match
 
     def saved(self) -> list[SavedCheckpoint]:
         """List the checkpoints that have a sound manifest, oldest first."""
@@ -222,25 +232,34 @@ class Folder:
 
     # -- deleting: only what is provably ours
 
-    def remove(self, saved: SavedCheckpoint) -> None:
-        """Delete a superseded checkpoint; one that holds anything else is left, and told.
+    def remove(self, saved: SavedCheckpoint) -> bool:
+        """Delete a superseded checkpoint; one that may not be is left, and told.
 
         It loses its name first, so a process that dies here leaves no half of a checkpoint.
+
+        Returns
+        -------
+        bool
+            Whether it may be deleted; so another try is worth it where the disk refused.
         """
         try:
-            strange = self.strangers(saved)
-            if strange:
-                logger.warning("%s is kept, for it holds %s", saved.path, strange)
-                return
+            obstacle = self.obstacle(saved)
+            if obstacle:
+                logger.warning("%s is kept, for %s", saved.path, obstacle)
+                return False
             doomed = self.path / attempt_name(saved.path.name)
             self.files.rename(saved.path, doomed)
             self._discard(doomed)
         except OSError as error:
             logger.warning("%s is not deleted: %s", saved.path, cause(error))
+        return True
 
-    def strangers(self, saved: SavedCheckpoint) -> str:
-        """Name what a checkpoint's directory holds besides it; such a one is never deleted."""
-        return self._strangers(saved.path, {*saved.manifest.files, MANIFEST})
+    def obstacle(self, saved: SavedCheckpoint) -> str:
+        """Say why a checkpoint is not provably ours alone; such a one is never deleted."""
+        if saved.path.is_symlink():
+            return "it is a link"
+        strange = self._strangers(saved.path, {*saved.manifest.files, MANIFEST})
+        return f"it holds {strange}" if strange else ""
 
     def sweep(self) -> None:
         """Delete what processes that died, or failed attempts of this one, left unfinished."""

@@ -142,8 +142,8 @@ def _unusable(path: Path) -> Iterator[None]:
         yield
     except (CheckpointError, MemoryError):
         raise
-    except FileNotFoundError as error:
-        text = f"checkpoint {path} cannot be used: {cause(error)}"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        text = f"checkpoint {path} cannot be used: {_missing(path, error)}"
         raise CheckpointError(text, path=path) from error
     except OSError as error:
         raise unreadable(path, error) from error
@@ -151,6 +151,12 @@ def _unusable(path: Path) -> Iterator[None]:
         text = f"checkpoint {path} cannot be used: {_first_line(error)}"
         damaged = isinstance(error, DamageError)
         raise CheckpointError(text, path=path, damaged=damaged) from error
+
+
+def _missing(path: Path, error: OSError) -> str:
+    if path.is_symlink() and not path.is_dir():
+        return f"it is a link to {path.readlink()}, and no directory is there"
+    return cause(error)
 
 
 def _first_line(error: Exception) -> str:

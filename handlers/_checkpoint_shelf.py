@@ -35,6 +35,8 @@ class Shelf:
     before
         The series of the run that this one goes on from, whose saves are its own too. `own` knows
         only of those that were made before the checkpoint that the state comes from.
+    left
+        Those that were to be deleted and are not this handler's alone. Told once, then let go.
     last_path, best_path
         The newest and the best of them.
     """
@@ -45,6 +47,7 @@ class Shelf:
     own: list[str] = field(default_factory=list)
     series: str | None = None
     before: tuple[str, ...] = ()
+    left: set[Path] = field(default_factory=set)
     last_path: Path | None = None
     best_path: Path | None = None
 
@@ -87,16 +90,17 @@ class Shelf:
 
     def survey(self, folder: Folder) -> list[SavedCheckpoint]:
         """Look which of our checkpoints there are; the disk knows better than any record."""
-        own = [saved for saved in folder.saved() if self._is_own(saved.manifest)]
+        own = [saved for saved in folder.saved() if self._is_own(saved)]
         self.own = [saved.manifest.id for saved in own]
         self.before = ()  # no more will come of it, and what there is is known
         self.best_path = next((saved.path for saved in self._best(own)), None)
         self.last_path = own[-1].path if own else None
         return own
 
-    def _is_own(self, manifest: Manifest) -> bool:
-        series = {self.series, *self.before} - {None}
-        return manifest.id in self.own or manifest.series in series
+    def _is_own(self, saved: SavedCheckpoint) -> bool:
+        series, manifest = {self.series, *self.before} - {None}, saved.manifest
+        is_known = manifest.id in self.own or manifest.series in series
+        return is_known and saved.path not in self.left
 
     def _rotate(self, folder: Folder) -> None:
         """Delete what is ours and superseded; never the newest, never the best."""
@@ -105,8 +109,9 @@ class Shelf:
         best = self._best(own)
         for saved in superseded:
             if saved not in best:
-                folder.remove(saved)
                 self.own.remove(saved.manifest.id)
+                if not folder.remove(saved):
+                    self.left.add(saved.path)
 
     def _best(self, own: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
         """Return the best, the very best first."""

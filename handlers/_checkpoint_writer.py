@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ._checkpoint_files import SavedCheckpoint
 from ._checkpoint_loading import CheckpointError
@@ -27,6 +27,7 @@ class _Task:
         self._job = job
         self.saved: SavedCheckpoint | None = None
         self.error: BaseException | None = None
+        self.given_up = False
         # A daemon: a disk that hangs must not keep the process, and a half save has no name yet.
         self._thread = threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True)
         self._thread.start()
@@ -61,13 +62,18 @@ class Writer:
         snapshot = self._buffers.copy(state)
         self._task = _Task(lambda: put(snapshot.wait()))
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the save under way was waited for in vain; it is not waited for again."""
+        return self._task is not None and self._task.given_up
+
     def settle(self, directory: str | Path, *, wait: bool) -> SavedCheckpoint | None:
         """Return what has been saved since the last time, and None where nothing has.
 
         Raises
         ------
         CheckpointError
-            It is still under way after the longest wait.
+            It is still under way after the longest wait, or was when that had passed.
         BaseException
             What saving it raised.
         """
@@ -77,18 +83,20 @@ class Writer:
         task = self._task
         if task is None:
             return None
-        if not task.wait(self.longest_wait_s if wait else 0.0):
+        if not task.wait(self.longest_wait_s if wait and not task.given_up else 0.0):
             if wait:
-                raise CheckpointError(
-                    f"a checkpoint in {directory} is still not written after "
-                    f"{self.longest_wait_s:g} s",
-                    path=Path(directory),
-                )
+                self._give_up(task, directory)
             return None
         self._task = None
         if task.error is not None:
             raise task.error
         return task.saved
+
+    def _give_up(self, task: _Task, directory: str | Path) -> NoReturn:
+        task.given_up = True
+        text = f"a checkpoint in {directory} is still not written after {self.longest_wait_s:g} s"
+        # What the run has failed of before, this very wait perhaps, is not the cause of it.
+        raise CheckpointError(text, path=Path(directory)) from None
 
     def close(self) -> None:
         """Give the memory back; a save that hangs is left to its thread."""

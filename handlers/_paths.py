@@ -84,13 +84,18 @@ def check_folder(owner: str, path: Path) -> Path:
     Raises
     ------
     FileExistsError
-        A file is in its place, or in that of a folder above it.
+        A file, or a link that leads nowhere, is in its place, or in that of a folder above it.
     """
     for level in (path, *path.parents):
         if level.is_dir():
             break
         if level.exists():
             raise FileExistsError(f"{owner} needs the folder {path}, but {level} is a file")
+        if level.is_symlink():
+            raise FileExistsError(
+                f"{owner} needs the folder {path}, but {level} is a link to {level.readlink()}, "
+                "and nothing is there"
+            )
     return path
 
 

@@ -34,6 +34,8 @@ __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 _EVERY_TIME = every(1)
 _ENDS = ("epoch_interrupted", "run_finished")
 _LAST_WEIGHTS = Priority.ALTER + 50  # before those that put back the best
+_NOT_SAVED = "a checkpoint was not saved"
+_NONE_AFTER_FAILURE = "no checkpoint was saved after the run had failed"
 _WHOLE = ("epoch_finished", *_ENDS)  # a save on these holds all that was done up to its step
 
 
@@ -76,7 +78,8 @@ class Checkpoint(WithoutBus):
         A filter on those; with several ranks not one by time, which is due on each at another.
     keep
         How many of the last to keep, at least 1; None for all. Only checkpoints that this run,
-        or the one that it goes on from, has saved through this handler are ever deleted.
+        or the one that it goes on from, has saved through this handler are ever deleted. One that
+        was moved elsewhere, with a symbolic link of its name in its place, is kept and counted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
         carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
@@ -261,14 +264,22 @@ class Checkpoint(WithoutBus):
     @handles("run_failed", priority=Priority.PERSIST)
     def save_after_failure(self, event: Event, exception: BaseException) -> None:
         """Save if told to; nothing that goes wrong here hides why the run failed."""
+        is_told = self._has_given_up
         try:
-            self._settle(event.bus, wait=True)
+            self._settle(event.bus, wait=not is_told)
             if self.on_failure and not has_other_ranks():
                 self.save(event)
                 self._settle(event.bus, wait=True)
         except Exception as error:  # noqa: BLE001 - the run's own failure is the one to raise
-            exception.add_note(f"no checkpoint was saved after this failure: {error}")
-            logger.error("no checkpoint was saved after the run had failed", exc_info=error)
+            text = _NONE_AFTER_FAILURE if self.on_failure else _NOT_SAVED
+            exception.add_note(f"{text}: {error}")
+            if not is_told:
+                logger.error(text, exc_info=error)
+
+    @property
+    def _has_given_up(self) -> bool:
+        """Whether a save has been waited for in vain, and whoever waited has heard of it."""
+        return self._writer is not None and self._writer.has_given_up
 
     def _settle(self, bus: EventBus, *, wait: bool) -> None:
         if self._writer is not None:
@@ -350,11 +361,11 @@ class Checkpoint(WithoutBus):
     def close(self, event: Event, outcome: str) -> None:
         """Wait for what is being written, and give the memory back."""
         try:
-            self._settle(event.bus, wait=True)
+            self._settle(event.bus, wait=outcome != "failed" or not self._has_given_up)
         except Exception as error:
             if outcome != "failed":
                 raise
-            logger.error("a checkpoint was not saved", exc_info=error)
+            logger.error(_NOT_SAVED, exc_info=error)
         finally:
             self._later.cease()
             self._offer.take()

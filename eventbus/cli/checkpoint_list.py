@@ -80,10 +80,9 @@ def verdict(saved: SavedCheckpoint, folder: Folder) -> str:
 
 
 def _why(error: CheckpointError) -> str:
-    if (
-        isinstance(error.__cause__, FileNotFoundError)
-        and not (Path(error.path) / MANIFEST).exists()
-    ):
+    path = Path(error.path)
+    is_missing = isinstance(error.__cause__, FileNotFoundError)
+    if is_missing and path.is_dir() and not (path / MANIFEST).exists():
         return f"no {MANIFEST}: nothing that Checkpoint has finished"
     return str(error).partition("cannot be used: ")[2] or str(error)
 

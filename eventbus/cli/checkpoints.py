@@ -204,12 +204,12 @@ def _superseded(there: list[SavedCheckpoint], folder: Folder, keep: int) -> list
 
 def _goes(saved: SavedCheckpoint, folder: Folder, console: Console, *, dry_run: bool) -> bool:
     """Delete one, or look whether it would be; say which, and whether it is gone."""
-    strange = folder.strangers(saved)
-    if not strange and not dry_run:
+    obstacle = folder.obstacle(saved)
+    if not obstacle and not dry_run:
         folder.remove(saved)
-    goes = not strange if dry_run else not saved.path.exists()
+    goes = not obstacle if dry_run else not saved.path.exists()
     verb = ("would delete" if goes else "would keep") if dry_run else "deleted" if goes else "kept"
-    why = f": it holds {strange}" if strange else ""
+    why = f": {obstacle}" if obstacle else ""
     console.print(f"{verb} {saved.path.name}{why}", soft_wrap=True)
     return goes
 

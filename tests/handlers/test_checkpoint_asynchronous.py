@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._checkpoint_writer import Writer
 from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError
+from eventbus.loops import Run
 
 from .hand_loop import Training, epochs_in, sequence_of
 from .saving import draft, newest_step, state
@@ -232,6 +234,100 @@ def test_disk_that_hangs_is_waited_for_so_long_and_named(tmp_path: Path) -> None
         training.loop.emit("run_closed", outcome="completed")
     disk.go.set()
     thread.join()
+
+
+@dataclass
+class Hung:
+    """A run whose first save hung: what it failed of, and how it was waited for."""
+
+    error: Exception
+    waits: list[float]
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(getattr(self.error, "__notes__", ()))
+
+
+def run_on_disk_that_hangs(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, fails: bool = False, **arguments: Any
+) -> Hung:
+    """Train two epochs; the first save hangs, and with `fails` the loop fails before the second."""
+    bus, checkpoint = asynchronous(directory, **arguments)
+    checkpoint._writer = Writer(longest_wait_s=0.01)
+    checkpoint.files = disk = HeldDisk()
+    waits: list[float] = []
+    join = threading.Thread.join
+
+    def waiting(thread: threading.Thread, timeout: float | None = None) -> None:
+        waits.extend([] if timeout is None else [timeout])
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", waiting)
+    with pytest.raises((CheckpointError, ZeroDivisionError)) as caught:
+        train_two_epochs(bus, fails)
+    disk.go.set()
+    for thread in disk.threads:
+        thread.join()
+    return Hung(caught.value, waits)
+
+
+def train_two_epochs(bus: EventBus, fails: bool) -> None:
+    with Run(bus, model=torch.nn.Linear(1, 1)) as run:
+        for epoch in run.epochs(2):
+            for _ in run.batches([0]):
+                if fails and epoch == 2:
+                    raise ZeroDivisionError("the loop failed")
+                run.report(loss=1.0)
+
+
+def test_run_that_fails_of_a_disk_that_hangs_waits_once_and_says_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = run_on_disk_that_hangs(tmp_path, monkeypatch)
+    assert "still not written after 0.01 s" in str(hung.error)
+    assert hung.waits.count(0.01) == 1
+    assert "saved" not in hung.notes
+    assert caplog.text == ""
+
+
+def test_run_that_was_to_save_after_a_disk_that_hangs_says_that_it_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = run_on_disk_that_hangs(tmp_path, monkeypatch, on_failure=True)
+    assert hung.waits.count(0.01) == 1
+    assert "no checkpoint was saved after the run had failed: a checkpoint in" in hung.notes
+    assert caplog.text == ""
+
+
+def test_run_that_fails_while_a_disk_hangs_waits_once_and_tells_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = run_on_disk_that_hangs(tmp_path, monkeypatch, fails=True)
+    assert isinstance(hung.error, ZeroDivisionError)
+    assert hung.waits.count(0.01) == 1
+    assert "a checkpoint was not saved: a checkpoint in" in hung.notes
+    assert caplog.text.count("a checkpoint was not saved") == 1
+    assert "ZeroDivisionError" not in caplog.text
+
+
+def test_save_that_comes_to_its_end_after_all_is_told_of(tmp_path: Path) -> None:
+    bus, checkpoint = asynchronous(tmp_path)
+    told: list[int] = []
+    bus.on("checkpoint_saved")(lambda step: told.append(step))
+    checkpoint._writer = writer = Writer(longest_wait_s=0.01)
+    checkpoint.files = disk = HeldDisk()
+    training = with_state(bus)
+    finish_epoch(training, 1)
+    thread = writing(checkpoint)
+    with pytest.raises(CheckpointError):
+        finish_epoch(training, 2)
+    disk.go.set()
+    thread.join()
+    writer.longest_wait_s = 60
+    finish_epoch(training, 3)
+    training.loop.emit("run_closed", outcome="completed")
+    assert epochs_in(tmp_path) == [1, 3]
+    assert told == [10, 30]
 
 
 def test_longest_wait_is_the_documented_one() -> None:

@@ -149,6 +149,36 @@ def test_pruning_leaves_what_is_not_ours(run: Path, capsys: pytest.CaptureFixtur
     assert {"step-00000010-0001", "step-00000001-0000", "thesis", "latest"} <= left
 
 
+def move_away(path: Path) -> Path:
+    """Move a checkpoint elsewhere and leave a link in its place; return where it is."""
+    elsewhere = path.parent.parent / f"elsewhere-{path.name}"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    return elsewhere
+
+
+def test_pruning_leaves_links_and_what_they_lead_to(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = move_away(run / "step-00000010-0001")
+    assert main(["checkpoints", str(run), "--prune", "1"]) == 0
+    assert "kept step-00000010-0001: it is a link" in capsys.readouterr().out
+    assert epochs_in(run) == [1, 2, 5]
+    assert Checkpoint.load(elsewhere)["loop"]["epoch"] == 1
+
+
+def test_links_are_listed_as_any_other_and_said_where_nothing_is_there(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move_away(run / "step-00000050-0005")
+    elsewhere = move_away(run / "step-00000040-0004")
+    elsewhere.rename(elsewhere.with_name("unmounted"))
+    assert main(["checkpoints", str(run), "--verify"]) == 2
+    shown = capsys.readouterr().out
+    assert "sound" in line_of("step-00000050-0005", shown)
+    assert f"it is a link to {elsewhere}, and no dir" in line_of("step-00000040-0004 ", shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

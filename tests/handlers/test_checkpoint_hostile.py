@@ -147,8 +147,11 @@ def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
         Checkpoint.load(path)
 
 
-def test_linked_directory_is_no_checkpoint(tmp_path: Path) -> None:
+def test_linked_directory_is_verified_as_any_other(tmp_path: Path) -> None:
     path = plant(tmp_path / "elsewhere", zipped(state(10)))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / NAME).symlink_to(path)
-    assert Checkpoint.saved(tmp_path / "run") == []
+    assert Checkpoint.load(tmp_path / "run")["loop"] == {"step": 10}
+    (path / "state.pt").write_bytes(zipped(state(20)))
+    with pytest.raises(CheckpointError, match="does not match its SHA-256"):
+        Checkpoint.load(tmp_path / "run" / NAME)

@@ -187,3 +187,16 @@ def test_what_is_not_its_own_is_neither_counted_nor_deleted(tmp_path: Path, what
         life.checkpoint.last_path,
     ]
     assert life.checkpoint.best_path == life.checkpoint.last_path
+
+
+def test_superseded_one_that_holds_something_else_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = Life(tmp_path, "never", keep=1, keep_best=1)
+    life.save(3.0)
+    notes = tmp_path / "step-00008500-0001" / "notes.txt"
+    notes.touch()
+    for loss in (2.0, 1.0, 0.5):
+        life.save(loss)
+    assert notes.exists()
+    assert caplog.text.count("is kept, for it holds notes.txt") == 1

@@ -157,3 +157,14 @@ def test_a_file_where_a_folder_is_to_be_is_named(name: str, tmp_path: Path) -> N
         (OSError, CheckpointError), match=f"{name} needs the folder .*digits.* is a file"
     ):
         train(bus, name="digits")
+
+
+@pytest.mark.parametrize("name", BY_RUN)
+def test_a_link_to_nothing_where_a_folder_is_to_be_is_named(name: str, tmp_path: Path) -> None:
+    bus = EventBus(strict=True)
+    bus.attach(BY_RUN[name](tmp_path))
+    (tmp_path / "digits").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(
+        (OSError, CheckpointError), match=f"{name} needs .*digits is a link to .*ed"
+    ):
+        train(bus, name="digits")
