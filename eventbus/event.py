@@ -27,9 +27,8 @@ change what the others see."""
 def read_only(fields: dict[str, Any], value: str | None = None) -> dict[str, Any]:
     """Have each dict among the mappings only read; not the value of a transform."""
     for name in MAPPINGS:
-        given = fields.get(name)
-        if type(given) in DICTS and name != value:
-            fields[name] = Shown(given)
+        if type(fields.get(name)) in DICTS and name != value:
+            fields[name] = Shown(fields[name])
     return fields
 
 

@@ -25,13 +25,13 @@ class Shown(dict[str, Any]):
     >>> metrics["loss"] = 0
     Traceback (most recent call last):
     ...
-    TypeError: what an emission carries is only read: take a copy, dict(...)
+    TypeError: this is only to be read: take a copy, dict(...)
     """
 
     __slots__ = ()
 
     def _refuse(self, *args: Any, **keywords: Any) -> Any:
-        raise TypeError("what an emission carries is only read: take a copy, dict(...)")
+        raise TypeError("this is only to be read: take a copy, dict(...)")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = _refuse

@@ -2,6 +2,7 @@
 
 A name tells the machine, the process and a token that the process drew at its start, since a
 process after it may have the same number. Work is abandoned when its process is gone, or failed.
+Containers are machines of their own: they number their processes anew, whatever their host's name.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import re
 import secrets
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 __all__ = ["attempt_name", "is_abandoned", "under_way"]
 
 _PATTERN = re.compile(r"\.unfinished-.+-([0-9a-f]{8})-([1-9]\d{0,8})-([0-9a-f]{8})")
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _TOKEN = secrets.token_hex(4)
+
+
+def _machine() -> str:
+    try:
+        numbering = str(Path("/proc/self/ns/pid").readlink())  # Linux's
+    except OSError:
+        numbering = ""
+    name = f"{socket.gethostname()} {numbering}"
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+_HOST = _machine()
 _under_way: set[str] = set()  # names of this process's work, in any thread
 
 

@@ -88,7 +88,10 @@ class Folder:
         ]
 
     def newest_number(self) -> int:
-        """Return the number of the newest save; 0 where there is none. No number comes twice."""
+        """Return the number of the newest save; 0 where there is none.
+
+        No number comes twice, but of two processes that save in one folder at the same moment.
+        """
         return max((int(match[2]) for _, match in self._matching()), default=0)
 
     def _named(self) -> Iterator[tuple[int, int, Path, bool]]:

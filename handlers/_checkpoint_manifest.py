@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eventbus.shown import Shown
+
 __all__ = [
     "FORMAT",
     "LARGEST_MANIFEST",
@@ -68,7 +70,7 @@ class Manifest:
     run_id, run
         The id and the name of the run that wrote it.
     saved_at
-        UTC, ISO 8601; for people, never compared.
+        UTC, ISO 8601. Only several `Checkpoint`s that resume compare theirs: the latest wins.
     versions
         Of eventbus, torch and Python.
     files
@@ -110,7 +112,7 @@ def encode(manifest: Manifest) -> bytes:
     return _dump(content)
 
 
-@functools.lru_cache(maxsize=64)  # each save reads the manifests of the last few again
+@functools.lru_cache(maxsize=64)  # each save reads those of the last few again; all is read-only
 def decode(data: bytes) -> Manifest:
     """Read what `encode` wrote, to the byte.
 
@@ -140,13 +142,17 @@ def _verified(content: dict[str, Any], data: bytes) -> Manifest:
     try:
         content["metrics"] = {key: float(value) for key, value in content["metrics"].items()}
         content["files"] = {_plain(name): Sum(**sums) for name, sums in content["files"].items()}
-        manifest = Manifest(**content)
+        manifest = Manifest(**{key: _shown(value) for key, value in content.items()})
         written = encode(manifest)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamageError(f"the manifest is damaged: {error}") from error
     if written != data:
         raise DamageError("the manifest is damaged: it does not match its own checksum")
     return manifest
+
+
+def _shown(value: Any) -> Any:
+    return Shown(value) if isinstance(value, dict) else value
 
 
 def _plain(name: str) -> str:

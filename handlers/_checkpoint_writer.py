@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +21,9 @@ LONGEST_WAIT_S = 600.0
 """So long a save that is under way is waited for, by the next one and at the run's end."""
 
 Put = Callable[[Mapping[str, Any]], SavedCheckpoint]
+logger = logging.getLogger("eventbus.handlers.checkpoint")
+
+_under_way: set[_Task] = set()
 
 
 class _Task:
@@ -28,20 +34,39 @@ class _Task:
         self.saved: SavedCheckpoint | None = None
         self.error: BaseException | None = None
         self.given_up = False
+        self.process = os.getpid()
+        self._over = threading.Event()
+        _under_way.add(self)
+        _wait_at_exit()
         # A daemon: a disk that hangs must not keep the process, and a half save has no name yet.
-        self._thread = threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long at most; tell whether it is over."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        # Not by the thread: before Python 3.13 one whose `join` Ctrl-C cuts passes for dead.
+        return self._over.wait(timeout_s)
 
     def _work(self) -> None:
         try:
             self.saved = self._job()
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             self.error = error
+        finally:
+            _under_way.discard(self)
+            self._over.set()
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Have the end of the process wait, as the end of a run does, where no run was closed."""
+    atexit.register(_finish)
+
+
+def _finish() -> None:
+    own = [task for task in _under_way if task.process == os.getpid()]  # others are a parent's
+    for task in own:
+        if not task.given_up and task.wait(LONGEST_WAIT_S) and task.error is not None:
+            logger.error("a checkpoint was not saved: %s", task.error)
 
 
 class Writer:

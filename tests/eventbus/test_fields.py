@@ -391,7 +391,7 @@ def test_several_models_are_not_changed_for_the_loop(bus: EventBus) -> None:
     def add(models: dict[str, str]) -> None:
         models["third"] = "T"
 
-    with pytest.raises(TypeError, match="only read"):
+    with pytest.raises(TypeError, match="only to be read"):
         loop.emit("epoch_finished", epoch=1, step=1)
     assert list(models) == ["generator", "critic"]
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, BinaryIO
 
 import pytest
 import torch
 
-from eventbus import EventBus
+from eventbus import EventBus, State
 from eventbus.handlers import Checkpoint
 from eventbus.handlers import _checkpoint_writer as writer_module
 from eventbus.handlers._checkpoint_files import Folder
-from eventbus.handlers._checkpoint_writer import Writer
+from eventbus.handlers._checkpoint_writer import Writer, _Task
 from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError
 from eventbus.loops import Run
@@ -256,13 +260,13 @@ def run_on_disk_that_hangs(
     checkpoint._writer = Writer(longest_wait_s=0.01)
     checkpoint.files = disk = HeldDisk()
     waits: list[float] = []
-    join = threading.Thread.join
+    wait = _Task.wait
 
-    def waiting(thread: threading.Thread, timeout: float | None = None) -> None:
-        waits.extend([] if timeout is None else [timeout])
-        join(thread, timeout)
+    def waiting(task: _Task, timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return wait(task, timeout_s)
 
-    monkeypatch.setattr(threading.Thread, "join", waiting)
+    monkeypatch.setattr(_Task, "wait", waiting)
     with pytest.raises((CheckpointError, ZeroDivisionError)) as caught:
         train_two_epochs(bus, fails)
     disk.go.set()
@@ -370,3 +374,69 @@ def test_memory_is_given_back_at_the_end(tmp_path: Path) -> None:
     Training(bus).run(2)
     assert checkpoint._writer is not None
     assert checkpoint._writer._buffers._free == {}
+
+
+class DiskHeldBetweenTensors(Files):
+    """A disk that waits once a first tensor is written, to be let go."""
+
+    def __init__(self) -> None:
+        self.go, self.is_held = threading.Event(), threading.Event()
+
+    def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        super().write(file, data)
+        if len(data) > LARGE and not self.is_held.is_set():
+            self.is_held.set()
+            assert self.go.wait(60)
+
+
+LARGE = 1_000_000
+
+
+def test_ctrl_c_while_a_save_is_waited_for_lets_nothing_be_written_over_it(tmp_path: Path) -> None:
+    bus, checkpoint = asynchronous(tmp_path, best=None, keep=None, on_failure=True)
+    checkpoint.files = disk = DiskHeldBetweenTensors()
+    weights = {name: torch.ones(LARGE) for name in ("first", "second")}
+    bus.on("state_requested")(lambda: State("model", weights))
+    loop = bus.bind(sender="train")
+    loop.emit("epoch_finished", epoch=1, step=1, metrics={})
+    assert disk.is_held.wait(60)
+    for one in weights.values():
+        one.fill_(2)
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        loop.emit("epoch_finished", epoch=2, step=2, metrics={})
+    threading.Timer(0.1, disk.go.set).start()
+    loop.emit("run_failed", exception=caught.value, epoch=2, step=2)
+    loop.emit("run_closed", outcome="failed")
+    for saved in Checkpoint.saved(tmp_path):
+        model = Checkpoint.load(saved.path)["model"]
+        values = {float(one[0]) for one in model.values()}
+        assert values == {float(saved.manifest.step or 0)}
+    assert len(Checkpoint.saved(tmp_path)) == 2
+
+
+def test_save_under_way_is_finished_where_the_process_ends_without_closing_a_run(
+    tmp_path: Path,
+) -> None:
+    script = """
+        import sys, time
+        from eventbus import EventBus, State
+        from eventbus.handlers import Checkpoint
+        from eventbus.handlers._files import Files
+
+        class Slow(Files):
+            def write(self, file, data):
+                time.sleep(0.2)
+                super().write(file, data)
+
+        bus, checkpoint = EventBus(), Checkpoint(sys.argv[1], best=None, asynchronous=True)
+        checkpoint.files = Slow()
+        bus.attach(checkpoint)
+        bus.on("state_requested")(lambda: State("kept", 12))
+        bus.bind(sender="train").emit("epoch_finished", epoch=1, step=1, metrics={})
+    """
+    command = [sys.executable, "-c", dedent(script), str(tmp_path / "saves")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Checkpoint.load(tmp_path / "saves")["kept"] == 12

@@ -285,3 +285,24 @@ def test_checkpoint_with_a_file_of_someone_else_is_kept(
     folder.remove(saved)
     assert (saved.path / "notes.txt").exists()
     assert "is kept, for it holds notes.txt" in caplog.text
+
+
+def test_manifest_that_was_read_cannot_be_changed_for_later_readers(folder: Folder) -> None:
+    folder.commit(draft(10), state(10))
+    with pytest.raises(TypeError, match="take a copy"):
+        folder.saved()[0].manifest.metrics.update(loss=0.0)  # type: ignore[attr-defined]  # on purpose
+    assert folder.saved()[0].manifest.metrics == draft(10).metrics
+
+
+def test_work_of_a_container_with_the_same_hostname_is_not_swept(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(path: Path) -> Path:
+        return Path("pid:[1]")
+
+    monkeypatch.setattr(Path, "readlink", elsewhere)
+    other = _checkpoint_attempts._machine()
+    work = folder.path / f".unfinished-10-1-{other}-{os.getpid()}-0123abcd"
+    work.mkdir(parents=True)
+    folder.commit(draft(10), state(10))
+    assert work.exists()
