@@ -13,6 +13,7 @@ from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.handler_names import check_own_name, is_of, label_of, name_of
+from eventbus.inert import warn_if_inert
 from eventbus.log import log
 from eventbus.subscription import OnError, Options
 
@@ -113,6 +114,7 @@ class HandlersSide:
         check_own_name(name)
 
         def subscribe(handler: F) -> F:
+            warn_if_inert(self.registry.bus)
             self._replace(handler)
             own = name_of(handler)
             labelled = options
@@ -190,6 +192,7 @@ class HandlersSide:
             "background": background,
         }
         check_own_name(name)
+        warn_if_inert(self.registry.bus)
         self._replace(thing)
         return self.registry.attach(thing, name, overrides)
 
