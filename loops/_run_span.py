@@ -208,5 +208,6 @@ def _check_name(name: str | None, outer: tuple[Emitter, ...]) -> None:
     if taken and (name is None or name in taken):
         raise ValueError(
             f"a Run inside another needs its own name=; got {name!r}, "
-            f"taken: {', '.join(map(repr, taken))}"
+            f"taken: {', '.join(map(repr, taken))} (run {taken[-1]!r} was opened and is not "
+            "closed: for this one to come after it, leave its `with` block first)"
         )

@@ -46,9 +46,9 @@ def test_a_run_is_refused_while_another_thread_has_one_open(
 ) -> None:
     elsewhere(Run(bus, name="a").__enter__)
     before = list(transcript.names)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError) as refused:
         train(bus, "b")
-    assert str(caught.value) == MEANWHILE
+    assert str(refused.value) == MEANWHILE
     assert transcript.names == before
 
 
@@ -71,9 +71,9 @@ def test_of_two_runs_that_have_both_found_the_bus_free_one_opens(
     first = elsewhere(lambda: RunSpan(bus, "a", {}, Counts()))
     second = RunSpan(bus, "b", {}, Counts())
     elsewhere(lambda: first.open({}))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError) as refused:
         second.open({})
-    assert str(caught.value) == MEANWHILE
+    assert str(refused.value) == MEANWHILE
     assert [emitter.sender for emitter in bus.open_runs] == ["a"]
     assert transcript.names == ["run_opened"]
 
@@ -163,8 +163,8 @@ def test_a_run_is_refused_while_a_loop_by_hand_has_one_open_in_another_thread(
 ) -> None:
     loop = bus.bind(sender="a")
     elsewhere(lambda: loop.emit("run_opened"))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError) as refused:
         train(bus, "b")
-    assert str(caught.value) == MEANWHILE
+    assert str(refused.value) == MEANWHILE
     elsewhere(lambda: loop.emit("run_closed", outcome="completed"))
     assert train(bus, "b").outcome == "completed"
