@@ -113,7 +113,7 @@ def test_a_run_that_is_opened_on_a_bus_of_another_process_says_that_nobody_hears
     for _ in range(2):
         with Run(elsewhere) as run:
             assert list(run.epochs(1)) == [1]
-    assert run.outcome == "completed"
+        assert run.outcome == "completed"
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
         "this bus calls nobody"
     ]
