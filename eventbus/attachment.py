@@ -7,6 +7,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.background import as_background
+from eventbus.cells import calling_cell, is_run_again
 from eventbus.declaration import CONTEXT, RESERVED
 from eventbus.due import in_place_of
 from eventbus.errors import AttachError
@@ -55,6 +56,7 @@ class Attachment(Handle):
         self.subscriptions: list[Subscription] = []
         self.bus: EventBus | None = None
         self.has_state = False
+        self._cell = calling_cell()
         self.worker: Worker | None = None  # of all its background handlers
 
     def detach(self) -> None:
@@ -74,6 +76,11 @@ class Attachment(Handle):
     def calls(self, handler: Any) -> bool:
         """Tell whether a function or a method is one of its handlers."""
         return any(is_same(one.handler, handler) for one in self.subscriptions if one.attached)
+
+    def repeats(self, held: Attachment) -> bool:
+        """Tell whether it comes from the cell that attached `held`, run again."""
+        is_alike = (type(held.thing), held.name) == (type(self.thing), self.name)
+        return is_alike and is_run_again(held._cell, self._cell)
 
     @property
     def is_left(self) -> bool:
@@ -212,7 +219,8 @@ def _check_state_name(bus: EventBus, name: str, stateful: bool) -> None:
     if stateful and name in bus.registry.state_names():
         raise AttachError(
             f"the state of another {name!r} is attached already: give this one a name, "
-            f"bus.attach(..., name='{name}-2')",
+            f"bus.attach(..., name='{name}-2'); or, if this is a notebook's cell that was run "
+            "before, make the bus anew in it",
             handler=name,
         )
 

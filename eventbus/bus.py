@@ -16,6 +16,7 @@ from eventbus.frames import Underway
 from eventbus.housekeeping import Housekeeping
 from eventbus.inbox import Inbox
 from eventbus.inert import inert_bus, silence_in_children
+from eventbus.open_runs import OpenRuns
 from eventbus.registry import Registry
 from eventbus.state import RestoredState
 from eventbus.subscribing import HandlersSide
@@ -67,7 +68,7 @@ class EventBus(HandlersSide, LoopsSide):
         self.failures = Failures()
         self.underway = Underway()
         self.registry = Registry(self)
-        self._open_runs: tuple[Emitter, ...] = ()
+        self.runs = OpenRuns()
         self.root = Emitter(self)
         self.root.pending.is_run = False
         self._settled = self.root.settled
@@ -191,16 +192,16 @@ class EventBus(HandlersSide, LoopsSide):
     @property
     def open_runs(self) -> tuple[Emitter, ...]:
         """The emitters whose run is opened and not closed yet, the outermost first."""
-        return self._open_runs
+        return self.runs.emitters
 
     def mark_open(self, emitter: Emitter) -> None:
         """Note that a run is under way; called before `run_opened` is dispatched."""
-        if emitter is not self.root and emitter not in self._open_runs:
-            self._open_runs = (*self._open_runs, emitter)
+        if emitter is not self.root:
+            self.runs.add(emitter)
 
     def mark_closed(self, emitter: Emitter) -> None:
         """Note that a run has ended; called after `run_closed` was dispatched."""
-        self._open_runs = tuple(held for held in self._open_runs if held is not emitter)
+        self.runs.remove(emitter)
 
     @property
     def restored_state(self) -> RestoredState:
@@ -215,3 +216,4 @@ class EventBus(HandlersSide, LoopsSide):
         """Call nobody any more: this is a copy in a forked child."""
         self.inert = True
         self.registry.renew_locks()
+        self.runs.renew_lock()

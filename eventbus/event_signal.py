@@ -10,6 +10,7 @@ from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
 from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, did_you_mean
 from eventbus.event import Event
+from eventbus.inert import warn_if_inert
 from eventbus.plan import Plan, make_plan
 from eventbus.port import Port, RootPort, Transform
 from eventbus.subscription import Receiver
@@ -137,6 +138,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         if self.name != "run_opened":
             emitter.pending.begin(self.begins)
             return
+        warn_if_inert(self.bus)
         # A run that was opened before, and never closed, leaves its stops behind. Those of a new
         # one are its own: an OS signal may have come before its loop began.
         is_again = emitter in self.bus.open_runs

@@ -110,7 +110,8 @@ def _switch_off(subscription: Subscription) -> None:
         return
     subscription.switched_off = True
     subscription.changed()
-    log().warning("handler %r failed %d times in a row: switched off", subscription.label, IN_A_ROW)
+    text = "handler %r failed %d times in a row: switched off for %s"
+    log().warning(text, subscription.label, IN_A_ROW, subscription.heard)
 
 
 def describe_error(error: Any) -> str:

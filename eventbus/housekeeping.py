@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus.answers import State
 from eventbus.log import log
-from eventbus.state import RestoredState
+from eventbus.state import RestoredState, as_restored
 from eventbus.subscription import Options
 from eventbus.tally import Tally
 from eventbus.worker import close
@@ -52,14 +52,23 @@ class Housekeeping:
         return State(COUNTS, counts) if counts else None
 
     def keep(self, state: Any) -> None:
-        """Keep what nobody took, and take the counts."""
-        if not isinstance(state, RestoredState):
-            raise TypeError(
-                f"state_restored carries a RestoredState: RestoredState(parts); got {type(state)}"
-            )
-        self.restored = state
-        self.counts = dict(state.take(COUNTS, {}))
+        """Keep what nobody took, take the counts, and say what the state lacks."""
+        self.restored = as_restored(state)
+        self.counts = dict(self.restored.take(COUNTS, {}))
         self.take_counts()
+        self._warn_of_lacking()
+
+    def _warn_of_lacking(self) -> None:
+        """Name the attached things that begin anew in the middle of a run.
+
+        A state without a part of any of them is something else, such as weights alone.
+        """
+        lacking = self.restored.lacking
+        if lacking and any(name in self.restored for name in self.bus.registry.state_names()):
+            log().warning(
+                "attached things that the restored state has no part of, and that begin anew: %s",
+                ", ".join(lacking),
+            )
 
     def take_counts(self) -> None:
         """Put restored counts into the filters that read them; the rest waits for later ones."""

@@ -10,6 +10,8 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eventbus.log import log
+
 if TYPE_CHECKING:
     from eventbus.attachment import Attachment
     from eventbus.bus import EventBus
@@ -26,6 +28,7 @@ __all__ = [
     "inert_port",
     "inert_signal",
     "silence_in_children",
+    "warn_if_inert",
 ]
 
 
@@ -37,6 +40,7 @@ class Silenced(Protocol):
 
 
 _silenced: weakref.WeakSet[Silenced] = weakref.WeakSet()
+_warned: weakref.WeakSet[EventBus] = weakref.WeakSet()
 _hooks: list[Any] = []
 
 
@@ -74,6 +78,19 @@ def inert_handle(name: str) -> Attachment:
     from eventbus.attachment import Attachment
 
     return Attachment(None, name)
+
+
+def warn_if_inert(bus: EventBus) -> None:
+    """Warn, once for each bus, where a run is opened or a handler subscribed in vain.
+
+    A DataLoader's worker does neither: it emits, or holds a run that is open elsewhere.
+    """
+    if bus.inert and bus not in _warned:
+        _warned.add(bus)
+        log().warning(
+            "this bus calls nobody, as it was made in another process or is a copy: make the bus, "
+            "and attach to it, in the process that trains"
+        )
 
 
 def silence_in_children(held: Silenced) -> None:

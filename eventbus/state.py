@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeGuard
 
 from eventbus.answers import State
 
-__all__ = ["HasState", "RestoredState", "StatePart", "has_state"]
+__all__ = ["HasState", "RestoredState", "StatePart", "as_restored", "has_state"]
 
 
 class HasState(Protocol):
@@ -30,6 +30,11 @@ class RestoredState(Mapping[str, Any]):
     parts
         As a checkpoint holds them.
 
+    Attributes
+    ----------
+    lacking : list of str
+        The keys of attached things that looked for their part, and there is none.
+
     Examples
     --------
     >>> from eventbus import RestoredState
@@ -43,6 +48,7 @@ class RestoredState(Mapping[str, Any]):
     def __init__(self, parts: Mapping[str, Any] | None = None) -> None:
         self._parts = dict(parts or {})
         self._untaken = set(self._parts)
+        self.lacking: list[str] = []
 
     def take(self, key: str, default: Any = None) -> Any:
         """Return a part and mark it taken; `default` where there is none."""
@@ -83,15 +89,26 @@ class StatePart:
 
     def take(self, state: RestoredState) -> None:
         """Take this thing's part on `state_restored`, where there is one."""
-        if self.key in state:
-            if self._settle is not None:
-                self._settle()
-            self.thing.load_state_dict(state.take(self.key))
+        if self.key not in as_restored(state):
+            state.lacking.append(self.key)
+            return
+        if self._settle is not None:
+            self._settle()
+        self.thing.load_state_dict(state.take(self.key))
 
     def take_late(self, state: RestoredState) -> None:
         """Take it when attached after the state was restored, unless another has taken it."""
         if self.key in state.untaken:
             self.take(state)
+
+
+def as_restored(state: object) -> RestoredState:
+    """Return what `state_restored` was emitted with, where it is what that signal carries."""
+    if not isinstance(state, RestoredState):
+        raise TypeError(
+            f"state_restored carries a RestoredState: RestoredState(parts); got {type(state)}"
+        )
+    return state
 
 
 def has_state(thing: Any) -> TypeGuard[HasState]:

@@ -13,6 +13,7 @@ from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 from eventbus.event_signal import EventSignal
 from eventbus.handler_names import check_own_name, is_of, label_of, name_of
+from eventbus.inert import warn_if_inert
 from eventbus.log import log
 from eventbus.subscription import OnError, Options
 
@@ -113,6 +114,7 @@ class HandlersSide:
         check_own_name(name)
 
         def subscribe(handler: F) -> F:
+            warn_if_inert(self.registry.bus)
             self._replace(handler)
             own = name_of(handler)
             labelled = options
@@ -162,7 +164,8 @@ class HandlersSide:
         `when=every(10) & on_rank(1)`. What has `state_dict` and `load_state_dict` takes part in
         checkpoints under its name: the class's, unless `name` is given. Where the class was
         defined again, as when a notebook's cell is run again, the objects of the old one are
-        detached, and a line says so; the new object keeps its own state.
+        detached, and a line says so; the new object keeps its own state. Of a class that is not
+        defined there, both stay; a line says that, too.
 
         Raises
         ------
@@ -190,8 +193,19 @@ class HandlersSide:
             "background": background,
         }
         check_own_name(name)
+        warn_if_inert(self.registry.bus)
         self._replace(thing)
-        return self.registry.attach(thing, name, overrides)
+        attachment = self.registry.attach(thing, name, overrides)
+        self._warn_of_double(attachment)
+        return attachment
+
+    def _warn_of_double(self, attachment: Attachment) -> None:
+        if any(attachment.repeats(held) for held in self.registry.attachments):
+            log().warning(
+                "handler %r is attached a second time, as its cell was run again, and both are "
+                "called: make the bus anew in that cell, too, or detach the first one",
+                attachment.name,
+            )
 
     @called_as("bus.detach")
     def detach(self, thing: Any) -> None:

@@ -151,6 +151,11 @@ class Subscription(Handle):
         """The names of the signals that it hears."""
         return tuple(self.receivers)
 
+    @property
+    def heard(self) -> str:
+        """What it hears, for messages: the patterns that it was given, else the signals."""
+        return ", ".join(self.patterns or self.signals)
+
     def asked_for(self, signal: str) -> bool:
         """Tell whether it hears a signal by name, not by a pattern that covers all sorts."""
         return signal in self.receivers and not any(covers(one, signal) for one in self.patterns)
@@ -184,8 +189,7 @@ class Subscription(Handle):
         return inert_handle, (self.name,)
 
     def __repr__(self) -> str:
-        signals = ", ".join(self.patterns or self.signals)
-        return f"<Subscription {self.label!r} on {signals}>"
+        return f"<Subscription {self.label!r} on {self.heard}>"
 
 
 class Receiver:

@@ -46,7 +46,7 @@ class Validation(Iterator[T], Generic[T]):
         held = spans.validation
         if held is not None and held.held:
             if self._name not in (None, held.name):
-                raise RuntimeError(f"validation {self._name!r} inside validation {held.name!r}")
+                raise RuntimeError(_is_inside(self._name, held.name))
             self._span = held
         else:
             name = "val" if self._name is None else self._name
@@ -76,3 +76,10 @@ class Validation(Iterator[T], Generic[T]):
         self._is_over = True
         if self._spans.validation is span and not span.held:
             span.close(Ending.COMPLETED)
+
+
+def _is_inside(name: str | None, held: str) -> str:
+    return (
+        f"validation {name!r} inside validation {held!r}: leave name= out to have its batches be "
+        f"a part of {held!r}, or move it behind the `with` block of that one"
+    )

@@ -32,6 +32,7 @@ class Pass:
         spans = self._spans
         self._check_only_one()
         self._has_begun = True
+        spans.note_thread()
         spans.schedules.leave_body()
         self._epoch = spans.epoch
         spans.passing = weakref.ref(self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus import Stop
 from eventbus.inert import inert_bus, silence_in_children
-from eventbus.loops._closing import Ending, described, noted
+from eventbus.loops._closing import Ending, described, noted, told_to
 from eventbus.loops._context import gaps
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._ranks import meet
@@ -47,7 +47,7 @@ class RunSpan:
         counts: Counts,
         ranks: Wish = "alone",
     ) -> None:
-        outer = bus.open_runs
+        outer = bus.runs.around()
         _check_name(name, outer)
         label = name or "train"
         self.outcome: str | None = None
@@ -80,12 +80,15 @@ class RunSpan:
 
     def open(self, parts: Mapping[str, Any]) -> None:
         """Emit `run_opened`, in which restorers give the parts of the state back."""
-        meet(self.spans, self._wish, self._outer)  # where that fails nothing has begun
+        emitter, runs = self.spans.emitter, self._bus.runs
+        runs.claim(emitter)
+        with told_to(lambda _: runs.remove(emitter)):  # where that fails nothing has begun
+            meet(self.spans, self._wish, self._outer)
         try:
             missing = gaps(self._context, parts, is_inner=self._outer is not None)
             self.state.attach(self._bus, parts, self._prefix, missing)
             self._hooks = note_steps(self.spans, self._optimizers)
-            restored = self.spans.emitter.emit("run_opened").restored
+            restored = emitter.emit("run_opened").restored
             self.spans.resumed_from = None if restored is None else str(restored.path)
             if self.spans.ranks is not None:
                 self.spans.ranks.open(self.spans.resumed_from)
@@ -205,5 +208,6 @@ def _check_name(name: str | None, outer: tuple[Emitter, ...]) -> None:
     if taken and (name is None or name in taken):
         raise ValueError(
             f"a Run inside another needs its own name=; got {name!r}, "
-            f"taken: {', '.join(map(repr, taken))}"
+            f"taken: {', '.join(map(repr, taken))} (run {taken[-1]!r} was opened and is not "
+            "closed: for this one to come after it, leave its `with` block first)"
         )

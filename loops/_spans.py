@@ -123,10 +123,15 @@ class Spans:
             raise RuntimeError("this Run is over; make another one")
         if not self.has_started:
             self.has_started = self.is_under_way = True
+            self.note_thread()
             self.counts.start()
             self.emitter.emit(
                 "run_started", epochs=epochs, steps=steps, resumed_from=self.resumed_from
             )
+
+    def note_thread(self) -> None:
+        """Take note which thread goes on with the run: what that one opens is inside it."""
+        self.emitter.bus.runs.go_on_with(self.emitter)
 
     def end(self) -> None:
         """The run is over."""
@@ -137,6 +142,7 @@ class Spans:
 
     def open_epoch(self, owner: object) -> None:
         """Begin the epoch after the last finished one, or go on in the middle of it."""
+        self.note_thread()
         self.counts.epoch = self.counts.epochs_done + 1
         self.interrupted = None
         self.epoch = EpochSpan(self, owner)
@@ -165,6 +171,7 @@ class Spans:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a validation is named by a non-empty string; got {name!r}")
         self.start()
+        self.note_thread()
         self.close_left()
         self._close_validation("run.validation()")
         if not self.is_in_body:

@@ -54,6 +54,7 @@ class Run:
     * With several ranks both wait until all have agreed on them, which may be a step later.
     * In another process, such as a DataLoader's worker, it is inert like the bus: `emit` calls
       nobody and gives no answers, `report` keeps nothing, whichever way the process was started.
+    * Runs side by side, in several threads, need a bus each: a handler has the state of one run.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ bus.attach(EarlyStopping("val_loss", patience=5))
 * **signals**: what it hears. `on` is an argument; `when=` takes a filter on those signals.
 * **band**: where it stands among the handlers of a signal. Higher ones run first: {bands}.
 * **errors**: *raised* ones end the run. *Isolated* ones are logged and counted, and training goes
-  on; after three in a row the handler is switched off.
+  on; three in a row switch off what failed, a method on its signal, and the others go on.
 * **cost**: on the loop's thread. Nothing waits for the device but where it says so.
 * **state**: what is saved and comes back with a checkpoint.
 * **extra**: what its library is installed with: `pip install 'training-eventbus[plot]'`.

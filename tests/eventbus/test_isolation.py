@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, HandlerError, every
+from eventbus import Emitter, EventBus, HandlerError, every, handles
 
 from .recorders import Recorder, finish
 
@@ -159,8 +159,41 @@ def test_being_switched_off_is_logged(
         before = len(caplog.records)
         run_steps(loop, 5)
     told = " ".join(record.getMessage() for record in caplog.records[before:])
-    assert "csv" in told
-    assert "off" in told
+    assert told == "handler 'csv' failed 3 times in a row: switched off for batch_finished"
+
+
+class Writer:
+    """One method that fails on a signal, and one on two that are marked together."""
+
+    @handles("epoch_started", on_error="isolate")
+    def begin(self) -> None:
+        raise OSError("no space left")
+
+    @handles("batch_started", "batch_finished", on_error="isolate")
+    def write(self) -> None:
+        raise OSError("no space left")
+
+
+def test_what_is_switched_off_is_told_by_its_signals(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(Writer())
+    for epoch in range(1, 5):
+        loop.emit("epoch_started", epoch=epoch, step=0)
+    run_steps(loop, 4)
+    off = "failed 3 times in a row: switched off for"
+    assert [text for text in caplog.messages if off in text] == [
+        f"handler 'Writer.begin' {off} epoch_started",
+        f"handler 'Writer.write' {off} batch_started, batch_finished",
+    ]
+
+
+def test_a_pattern_that_is_switched_off_is_told_as_it_was_given(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.on("batch_*", on_error="isolate", name="csv")(Flaky(*range(1, 100)))
+    run_steps(loop, 4)
+    assert caplog.messages[-1].endswith("switched off for batch_*")
 
 
 def test_failures_are_summed_up_when_the_run_is_closed(

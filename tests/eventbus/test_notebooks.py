@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, handles
+from eventbus import AttachError, Emitter, EventBus, handles
 
 from .recorders import Recorder, run_epochs
 
@@ -218,3 +218,84 @@ def test_a_class_of_the_same_name_in_another_module_replaces_nothing(
     notebook.run(cell(3))
     loop.emit("run_started")
     assert notebook.calls == [2, 3]
+
+
+# -- objects of classes that the notebook imports
+
+
+class Imported:
+    """Of a module that is not run again."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+
+    @handles("run_started")
+    def note(self) -> None:
+        self.calls.append("noted")
+
+
+class Keeping(Imported):
+    """It has state, too."""
+
+    def state_dict(self) -> list[Any]:
+        return self.calls
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        self.calls = state
+
+
+@pytest.fixture
+def shop(notebook: Notebook) -> Notebook:
+    """A notebook that has imported the two."""
+    notebook.module.__dict__.update(Imported=Imported, Keeping=Keeping, EventBus=EventBus)
+    return notebook
+
+
+ATTACH = "bus.attach(Imported(calls))"
+
+
+def test_an_imported_handler_that_a_cell_run_again_attaches_is_said_to_be_there_twice(
+    shop: Notebook, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        shop.run(ATTACH)
+    loop.emit("run_started")
+    assert shop.calls == ["noted", "noted"]
+    (told,) = caplog.messages
+    assert told == (
+        "handler 'Imported' is attached a second time, as its cell was run again, and both are "
+        "called: make the bus anew in that cell, too, or detach the first one"
+    )
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [ATTACH, f"handler = {ATTACH}"],
+        [f"{ATTACH}; {ATTACH}"],
+        [f"for _ in 'ab': {ATTACH}"],
+        ["for name in 'ab': bus.attach(Imported(calls), name=name)"],
+        [f"def attach(bus): return {ATTACH}", "a = attach(bus)", "b = attach(bus)"],
+        [f"bus = EventBus(); {ATTACH}"] * 2,
+        [f"with {ATTACH}: pass"] * 2,
+        [f"for held in attached: bus.detach(held)\nattached = [{ATTACH}.thing]"] * 2,
+    ],
+)
+def test_two_imported_handlers_that_are_meant_are_not_remarked_on(
+    shop: Notebook, caplog: pytest.LogCaptureFixture, cells: list[str]
+) -> None:
+    shop.module.__dict__["attached"] = []
+    for each in cells:
+        shop.run(each)
+    assert caplog.messages == []
+
+
+def test_a_second_state_in_a_cell_run_again_is_told_to_make_the_bus_anew(shop: Notebook) -> None:
+    shop.run("bus.attach(Keeping(calls))")
+    with pytest.raises(AttachError) as caught:
+        shop.run("bus.attach(Keeping(calls))")
+    assert str(caught.value) == (
+        "the state of another 'Keeping' is attached already: give this one a name, "
+        "bus.attach(..., name='Keeping-2'); or, if this is a notebook's cell that was run before, "
+        "make the bus anew in it"
+    )

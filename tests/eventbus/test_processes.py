@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ if __name__ == "__main__":
 '''
 
 
-def run_script(script: str, tmp_path: Path, *arguments: str) -> str:
+def run_script(script: str, tmp_path: Path, *arguments: str, also_errors: bool = False) -> str:
     path = tmp_path / "training.py"
     path.write_text(script)
     result = subprocess.run(
@@ -86,7 +87,7 @@ def run_script(script: str, tmp_path: Path, *arguments: str) -> str:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    return result.stdout + (result.stderr if also_errors else "")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,70 @@ def test_pending_answers_pickle_to_none(bus: EventBus) -> None:
     for pending in (pickle.loads(pickle.dumps(loop.pending)), copy.deepcopy(loop.pending)):
         assert pending.quiet
         assert pending.answers.stop is None
+
+
+IN_VAIN = (
+    "this bus calls nobody, as it was made in another process or is a copy: make the bus, and "
+    "attach to it, in the process that trains"
+)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda stub: stub.on("run_started")(lambda: None),
+        lambda stub: stub.once("run_started")(lambda: None),
+        lambda stub: stub.attach(StepKeeper()),
+        lambda stub: stub.bind(sender="train").emit("run_opened"),
+    ],
+    ids=["on", "once", "attach", "run_opened"],
+)
+def test_what_is_done_in_vain_on_a_stub_is_said_once(
+    bus: EventBus, caplog: pytest.LogCaptureFixture, use: Callable[[EventBus], object]
+) -> None:
+    stub = pickle.loads(pickle.dumps(bus))
+    use(stub)
+    stub.on("run_started")(lambda: None)
+    stub.emit("run_opened")
+    assert caplog.messages == [IN_VAIN]
+    use(copy.deepcopy(bus))
+    assert caplog.messages == [IN_VAIN] * 2
+
+
+def test_what_workers_do_with_a_stub_is_quiet(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = bus.bind(sender="train")
+    stub, stub_loop = pickle.loads(pickle.dumps((bus, loop)))
+    for held in (stub, stub_loop):
+        held.emit("sample_drawn", index=1)
+        held.transform("batch_loaded", 1, epoch=1, step=1)
+    stub.answer(Stop("nobody hears"))
+    stub.bind(sender="worker").emit("run_started")
+    bus.on("run_started")(lambda: None)  # of the bus itself nothing is said
+    loop.emit("run_opened")
+    assert caplog.messages == []
+
+
+FORK_SCRIPT = """
+import logging, os
+from eventbus import EventBus
+
+logging.basicConfig(format="%(message)s")
+bus = EventBus()
+child = os.fork()
+if child == 0:
+    for _ in range(2):
+        bus.on("epoch_finished")(lambda epoch: print("heard", epoch))
+    bus.bind(sender="train").emit("epoch_finished", epoch=1, step=1)
+else:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_is_attached_after_a_fork_is_said_to_be_in_vain(tmp_path: Path) -> None:
+    assert run_script(FORK_SCRIPT, tmp_path, also_errors=True).strip() == IN_VAIN
 
 
 def test_a_stub_pickles_again(bus: EventBus) -> None:

@@ -189,6 +189,41 @@ def test_the_kept_state_of_one_run_does_not_reach_the_next(
     assert best.best == 0.0
 
 
+LACKING = "attached things that the restored state has no part of, and that begin anew: "
+
+
+def test_what_is_attached_and_was_not_when_the_state_was_saved_is_told(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(Best())
+    bus.attach(StateOnly(), name="scaler")
+    bus.attach(StateOnly(), name="other scaler")
+    restore(loop, {"Best": {"best": 0.5}})
+    loop.emit("run_closed", outcome="completed")
+    assert caplog.messages == [LACKING + "scaler, other scaler"]
+
+
+def test_state_of_something_else_is_not_said_to_lack_anything(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights alone, for one, have nothing of any handler."""
+    bus.on("state_restored")(lambda state: state.take("model"))
+    bus.attach(Best())
+    restore(loop, {"model": {}})
+    assert caplog.messages == []
+
+
+def test_who_does_not_hear_that_a_state_was_restored_is_not_told_of_it(
+    bus: EventBus, loop: Emitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(StateOnly())
+    bus.attach(Best(), sender="inner")
+    restore(bus.bind(sender="inner", parent=loop), {"Best": {"best": 0.5}})
+    restore(loop, {"StateOnly": {"scale": 2.0}})
+    bus.attach(StateOnly(), name="late")
+    assert caplog.messages == []
+
+
 def test_a_load_that_fails_names_its_owner(bus: EventBus, loop: Emitter) -> None:
     bus.attach(Best())
     with pytest.raises(KeyError) as caught:
@@ -277,10 +312,16 @@ def test_take_marks_a_part_taken() -> None:
     )
 
 
-def test_state_restored_refuses_a_bare_dict(bus: EventBus, loop: Emitter) -> None:
-    with pytest.raises(MISTAKE) as caught:
-        loop.emit("state_restored", state={"Best": 1}, path="runs/step-9")
-    assert_says(caught.value, "RestoredState")
+@pytest.mark.parametrize("state", [{"Best": 1}, {"other": 1}])
+def test_state_restored_refuses_a_bare_dict(
+    bus: EventBus, loop: Emitter, state: dict[str, int]
+) -> None:
+    for attached in (False, True):
+        if attached:
+            bus.attach(Best())
+        with pytest.raises(MISTAKE) as caught:
+            loop.emit("state_restored", state=state, path="runs/step-9")
+        assert_says(caught.value, "RestoredState")
 
 
 def test_an_inner_runs_state_is_asked_of_its_own_subscribers(bus: EventBus) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from eventbus import EventBus, Stop, every
+from eventbus import Emitter, EventBus, Stop, every
 
 
 def at_once(*tasks: Callable[[], object]) -> None:
@@ -312,3 +312,20 @@ def test_no_emission_is_lost_to_the_count_though_threads_emit(bus: EventBus) -> 
         at_once(emit, emit, emit)
     (counts,) = bus.emit("state_requested").state.values()
     assert list(counts.values()) == [6000]
+
+
+def test_loops_by_hand_may_have_runs_open_in_several_threads(bus: EventBus) -> None:
+    heard: list[str] = []
+    bus.on("run_started")(lambda sender: heard.append(sender))
+    loops = [bus.bind(sender=sender) for sender in "abc"]
+    all_open = threading.Barrier(len(loops))
+
+    def task(loop: Emitter) -> None:
+        loop.emit("run_opened")
+        all_open.wait(timeout=30)
+        loop.emit("run_started")
+        loop.emit("run_closed", outcome="completed")
+
+    at_once(*(partial(task, loop) for loop in loops))
+    assert sorted(heard) == ["a", "b", "c"]
+    assert bus.open_runs == ()

@@ -63,7 +63,9 @@ def test_a_stop_that_is_pending_stays_behind_when_a_worker_is_forked(bus: EventB
     assert run.outcome == "stopped"
 
 
-def test_an_open_run_unpickles_to_one_that_calls_nobody(bus: EventBus) -> None:
+def test_an_open_run_unpickles_to_one_that_calls_nobody(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
     with Run(bus, name="digits") as run:
         next(run.batches([1]))
         copy = pickle.loads(pickle.dumps(run))
@@ -75,6 +77,7 @@ def test_an_open_run_unpickles_to_one_that_calls_nobody(bus: EventBus) -> None:
     assert list(copy.batches("ab")) == ["a", "b"]
     assert dict(copy.metrics) == {}
     assert pickle.loads(pickle.dumps(copy)).name == "digits"
+    assert caplog.messages == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -101,3 +104,16 @@ def test_a_run_that_is_not_open_says_so_elsewhere_too(bus: EventBus) -> None:
     with copy:
         assert list(copy.epochs(1)) == [1]
     assert copy.outcome == "completed"
+
+
+def test_a_run_that_is_opened_on_a_bus_of_another_process_says_that_nobody_hears_it(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = pickle.loads(pickle.dumps(bus))
+    for _ in range(2):
+        with Run(elsewhere) as run:
+            assert list(run.epochs(1)) == [1]
+        assert run.outcome == "completed"
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "this bus calls nobody"
+    ]

@@ -309,8 +309,11 @@ def test_loops_in_a_validation_block_are_refused(bus: EventBus) -> None:
             next(run.batches([1]))
         with pytest.raises(RuntimeError, match=r"run\.validation\(\) inside"), run.validation():
             pass
-        with pytest.raises(RuntimeError, match="'test' inside validation 'val'"):
-            next(run.validate([1], name="test"))
+        error = caught(RuntimeError, lambda: next(run.validate([1], name="test")))
+    assert str(error) == (
+        "validation 'test' inside validation 'val': leave name= out to have its batches be a part "
+        "of 'val', or move it behind the `with` block of that one"
+    )
 
 
 @pytest.mark.parametrize("name", ["", 3])

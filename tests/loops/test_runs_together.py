@@ -86,6 +86,16 @@ def test_a_run_inside_another_needs_its_own_name(bus: EventBus) -> None:
                 Run(bus, name=name).__enter__()
 
 
+def test_a_run_that_was_left_open_is_named_to_the_one_after_it(bus: EventBus) -> None:
+    """As in a notebook, where one was opened by hand in another cell."""
+    Run(bus).__enter__()
+    error = caught(ValueError, Run(bus).__enter__)
+    assert str(error) == (
+        "a Run inside another needs its own name=; got None, taken: 'train' (run 'train' was "
+        "opened and is not closed: for this one to come after it, leave its `with` block first)"
+    )
+
+
 def test_an_inner_run_reaches_only_those_who_asked_for_it(bus: EventBus) -> None:
     heard = []
     bus.on("batch_finished")(lambda sender: heard.append(("all", sender)))
