@@ -18,7 +18,8 @@ HELD = frozenset({"model", "models", "optimizer", "optimizers", "scheduler"})
 class Background(Frozen):
     """How a handler is called off the loop's thread: `background=Background(size=64)`.
 
-    It has one thread, and a bounded queue: the loop waits for neither. An object whose methods are
+    It has one thread and a bounded queue, and the loop does not wait for it (but where the queue is
+    full, with `overflow="block"`). An object whose methods are
     marked has one of each for all of them, so they run in order and never at once. Tensors and
     arrays that a handler names, also within lists, tuples and dicts, are copied to host memory
     before the loop goes on; what is in other objects is as the loop has it by then; `model`,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "BatchIndex",
+    "BatchMetrics",
     "BatchSize",
     "CheckpointPath",
     "Complete",
@@ -63,7 +64,9 @@ Numbers: TypeAlias = "Mapping[str, Tensor | float]"
 
 # -- where the run is
 
-Epoch: TypeAlias = Annotated[int, Field("the epoch under way, or just done", "epochs, from 1")]
+Epoch: TypeAlias = Annotated[
+    int, Field("the epoch under way, or just done", "epochs, from 1; 0 outside of epochs")
+]
 Step: TypeAlias = Annotated[
     int,
     Field(
@@ -105,6 +108,9 @@ Failure: TypeAlias = Annotated[BaseException, Field("what was raised, with its t
 # -- numbers
 
 StepMetrics: TypeAlias = Annotated[Numbers, Field("what was reported in this step, by key")]
+BatchMetrics: TypeAlias = Annotated[
+    Numbers, Field("what was reported for this batch; keys are `<name>_<key>`")
+]
 RoundMetrics: TypeAlias = Annotated[
     Numbers,
     Field("means over this validation, weighted by batch size; keys are `<name>_<key>`"),

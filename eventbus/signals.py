@@ -13,6 +13,7 @@ from eventbus.declaration import Declaration, signal
 from eventbus.fields import (
     Batch,
     BatchIndex,
+    BatchMetrics,
     BatchSize,
     CheckpointPath,
     Complete,
@@ -199,7 +200,7 @@ def validation_batch_finished(
     round: Round,
     epoch: Epoch,
     step: Step,
-    metrics: StepMetrics | None = None,
+    metrics: BatchMetrics | None = None,
     loss: Loss | None = None,
     batch: Batch | None = None,
     outputs: Outputs | None = None,

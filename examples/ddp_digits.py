@@ -39,7 +39,7 @@ def train(bus: EventBus, epochs: int, rank: int, ranks: int) -> None:
     bare = reader()
     model = DistributedDataParallel(bare) if ranks > 1 else bare
     optimizer = torch.optim.Adam(bare.parameters(), lr=0.01)
-    torch.manual_seed(rank)  # each rank drops out others; a checkpoint brings back each rank's own
+    torch.manual_seed(rank)  # each rank draws its own dropout; a checkpoint brings back each rank's
     share = ResumableSampler(training, rank=rank, ranks=ranks)
     loader = DataLoader(training, 32, sampler=share)
     with Run(bus, model=bare, optimizer=optimizer) as run:  # bare: saved for any number of ranks

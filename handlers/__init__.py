@@ -80,13 +80,16 @@ _MODULES = {
     "WandB": "weights_and_biases",
 }
 
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no handler {name!r}; see {__name__}.__all__")
-    handler = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    globals()[name] = handler  # the next look-up does not come here
-    return handler
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(
+                f"module {__name__!r} has no handler {name!r}; see {__name__}.__all__"
+            )
+        handler = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        globals()[name] = handler  # the next look-up does not come here
+        return handler
 
 
 def __dir__() -> list[str]:

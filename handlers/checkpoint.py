@@ -48,7 +48,7 @@ class Checkpoint(WithoutBus):
                         `validation_batch_finished`; while a save is put off those that end a
                         step, an epoch, a validation or the run
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
-                        `state_offered`, `state_restored`, the answer `Restored`
+                        `state_offered` (its own), `state_restored`, the answer `Restored`
     cost                each step: nothing. Each save: the whole state is gathered, written, summed
                         and brought to the disk on the loop's thread; if asynchronous, gathered and
                         copied there, from CUDA without waiting, but for metrics that nobody has

@@ -31,12 +31,12 @@ class ConsoleLog:
 
         run started: 30 epochs
         epoch  1/30  step     50  loss 0.51230    lr 0.00100    4210 samples/s  eta 3:05
-        epoch  1/30  step    469  val   val_loss 0.11820    val_accuracy 0.96410
+        epoch  1/30  step    469  val  val_loss 0.11820    val_accuracy 0.96410
         epoch  1/30  step    469  done  loss 0.28640    val_loss 0.11820    lr 0.00100    eta 2:58
         epoch  1/30  step    469  2 batches skipped, the first: not finite in step 17: loss is nan
-        checkpoint saved: runs/digits/step-469
-        stop requested by EarlyStopping: val_loss has not improved for 5 epochs
-        run finished after 1:04: val_loss has not improved for 5 epochs
+        checkpoint saved: runs/digits/step-00000469-0001
+        stop requested by EarlyStopping: the loss does not fall any more
+        run finished after 1:04: the loss does not fall any more
 
     Samples per second are those of training since the line before; steps per second where the loop
     tells no `batch_size`. The clock stands still from the begin of a validation until the next step

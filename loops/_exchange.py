@@ -45,7 +45,14 @@ _TIMEOUT = timedelta(minutes=30)
 
 
 class RanksError(RuntimeError):
-    """The ranks do not go on together: one has failed, is gone, or is at another place."""
+    """The ranks do not go on together: one has failed, is gone, or is at another place.
+
+    Examples
+    --------
+    >>> from eventbus.loops import RanksError
+    >>> issubclass(RanksError, RuntimeError)
+    True
+    """
 
 
 class Exchange:

@@ -68,9 +68,10 @@ The standard vocabulary: what a training loop says, when, and what rides on it. 
   without a default fails at the first emission that lacks it; `def log(step, loss=None)` does not.
 * The field of a **transform** is replaced by what a handler returns, for the handlers after it and
   for the loop.
-* On each signal of a run rides its **context** too, for any handler that names it: `run_id`, `run`,
-  `model`, `optimizer`, `scheduler`, `models`, `optimizers`, `config`. The bus itself gives `event`,
-  `sender` and `bus`.
+* Each signal of a run carries its **context** too, for any handler that names it: `run_id`, `run`,
+  and what the loop gave of `model`, `optimizer`, `scheduler`, `models`, `optimizers` and `config`.
+  Give the parameter a default where it may be missing. The bus itself gives `event`, `sender` and
+  `bus`.
 * **Metrics** are read-only mappings to `float`; the first read moves all pending device values in
   one transfer, for all handlers.
 """
