@@ -152,8 +152,9 @@ class EventFiles:
                 return folder
             folder = next(folders)
         if self._resumes:
-            _log.warning("no folder at %s is that of the run: %s is begun", path, folder)
             self._first_file = None
+            if folder != self.folder:
+                _log.warning("no folder at %s is that of the run: %s is begun", path, folder)
         return folder
 
     def _new_name(self, folder: Path) -> str:
