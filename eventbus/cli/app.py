@@ -80,6 +80,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(said.split())
 
 
+def _path(given: str) -> Path:
+    if not given:  # which would be the directory that the process is in
+        raise typer.BadParameter("a path is not empty; the directory that you are in is '.'")
+    return Path(given)
+
+
 def _console() -> Console:
     return Console(highlight=False, markup=False)  # a path may hold brackets
 
@@ -124,7 +130,12 @@ def demo(
     epochs: Annotated[int, typer.Option(help="Train for at most so many epochs.")] = 30,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where the files go.", show_default="runs/digits-<time>"),
+        typer.Option(
+            help="Where the files go.",
+            show_default="runs/digits-<time>",
+            parser=_path,
+            metavar="<path>",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -141,7 +152,9 @@ def demo(
 
 @app.command()
 def checkpoints(
-    directory: Annotated[Path, typer.Argument(help="Where a Checkpoint handler saved.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Where a Checkpoint handler saved.", parser=_path)
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every sum and load every one.")
     ] = False,

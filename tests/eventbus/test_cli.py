@@ -143,6 +143,8 @@ def test_the_pages_are_written_where_they_are_asked_for(
         (["demo", "--epoch", "3"], "--epoch"),
         (["demo", "--seed", "-1"], "--seed is from 0"),
         (["demo", "--seed", str(2**70)], "--seed is from 0"),
+        (["demo", "--run-dir", ""], "'--run-dir': a path is not empty"),
+        (["checkpoints", ""], "'directory': a path is not empty"),
         (["docs", "no-such-folder"], "no-such-folder"),
     ],
 )
