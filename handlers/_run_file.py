@@ -240,11 +240,10 @@ class RunFile:
 
     def _written_in(self, path: Path, file: _Own) -> list[bytes] | None:
         """Return the records of the run if they are all there, whatever follows them."""
-        if not file.position.records:
-            return None
         records = self._up_to(file.position, path)
-        is_other = records and self._form.header and records[0] != file.header
-        return None if is_other else records
+        if records is None or (self._form.header and records[:1] != [file.header]):
+            return None
+        return records
 
     def _begin_again(self, file: _Own) -> None:
         """Begin another file, with the header, and with the records as far as they are there."""

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventbus import EventBus, every
-from eventbus.handlers import CSVLog
+from eventbus.handlers import CSVLog, JSONLLog
+from eventbus.handlers._appending import Mark
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import RunFile
 from eventbus.handlers.csv_log import CSV
@@ -485,6 +487,21 @@ def test_a_copy_in_the_place_of_the_file_is_gone_on_with(
     assert epochs_of(path) == [1, 2, 3]
     assert list(path.parent.iterdir()) == [path]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("numbers", [count(1), repeat(0)], ids=["another each time", "none"])
+def test_a_file_system_that_does_not_number_its_files_is_written_to_as_any_other(
+    bus: EventBus, path: Path, monkeypatch: pytest.MonkeyPatch, numbers: Iterator[int]
+) -> None:
+    monkeypatch.setattr(Mark, "of", lambda status: Mark(0, next(numbers), status.st_size))
+    bus.attach(CSVLog(path))
+    bus.attach(JSONLLog(path.with_name("run.jsonl")))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    finish_epochs(loop, 3, 4, val_loss=0.5)
+    assert epochs_of(path) == [1, 2, 3, 4]
+    assert len(JSONLLog.read(path.with_name("run.jsonl"))) == 5
+    assert len(list(path.parent.iterdir())) == 2
 
 
 def test_a_link_to_a_file_that_is_to_be_made_is_followed(bus: EventBus, path: Path) -> None:
