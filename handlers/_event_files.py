@@ -6,7 +6,7 @@ no background thread is there to lose an error or what it has not written yet.
 A run that resumes begins another file in the same folder, with the mark by which TensorBoard drops
 all that was filed from a step on (`purge_step`, it is called elsewhere). That step is the last one
 filed before the checkpoint, and what was filed under it until then is filed once more: nothing is
-lost, and nothing is there twice.
+lost, and nothing is there twice. So it is where a file is deleted or moved under the run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ class EventFiles:
             self._open(names)
         summary = proto("compat.proto.summary_pb2").Summary(value=values)
         record = self._record(step=step, summary=summary)
-        self._append(record)
+        try:
+            self._append(record)
+        except FileNotFoundError:
+            self._open_again(names)
+            self._append(record)
         self._remember(step, tuple(value.tag for value in values), record)
 
     def state(self) -> dict[str, Any]:
@@ -116,7 +120,15 @@ class EventFiles:
         self._first_file = self._first_file or self._path.name
         self._resumes = False
 
+    def _open_again(self, names: RunNames) -> None:
+        """Begin another file in the place of one that was deleted or moved, as if it resumed."""
+        _log.warning("%s is gone: a new one is begun", self._path)
+        self._path, self._resumes = None, True
+        self._open(names)
+
     def _begin_file(self) -> None:
+        assert self._path is not None, "open a file first"
+        _appending.create(self._path, b"")
         self._append(self._record(file_version=_VERSION))
         # TensorBoard takes the first mark in a folder for the start of the run, so a run that does
         # not resume needs one too, or the first that does would drop nothing.
@@ -140,7 +152,9 @@ class EventFiles:
                 return folder
             folder = next(folders)
         if self._resumes:
-            _log.warning("no folder at %s is that of the checkpoint: %s is begun", path, folder)
+            self._first_file = None
+            if folder != self.folder:
+                _log.warning("no folder at %s is that of the run: %s is begun", path, folder)
         return folder
 
     def _new_name(self, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from eventbus.handlers._skips import Skips
 
 __all__ = ["ConsoleLog"]
 
+_log = logging.getLogger("eventbus.handlers.console")
 _VALUE_WIDTH = 9  # five significant digits, with a sign and an exponent where there are such
 _STEP_WIDTH = 6
 
@@ -41,7 +43,8 @@ class ConsoleLog:
     Samples per second are those of training since the line before; steps per second where the loop
     tells no `batch_size`. The clock stands still from the begin of a validation until the next step
     has ended, which is not counted either: what handlers do meanwhile is not slow training. The
-    time that is left is guessed from the whole of this run so far.
+    time that is left is guessed from the whole of this run so far. Where nobody reads the lines any
+    more (a pipe into `head`, a stream that was closed) it says so once, and prints no more.
 
     ==================  =====================================================================
     signals consumed    `run_started`, `run_finished`, `run_failed`, `epoch_*`, `loader_opened`,
@@ -85,6 +88,7 @@ class ConsoleLog:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
+        self._unread: TextIO | None = None  # where a line has found that nobody reads any more
         self._progress = Progress(monotonic)
         self._throughput = Throughput(monotonic)
         self._per_second = "steps/s"
@@ -259,10 +263,20 @@ class ConsoleLog:
     def _say(self, *cells: str) -> None:
         line = " ".join("  ".join(cell for cell in cells if cell).rstrip().splitlines())
         stream = sys.stdout if self._stream is None else self._stream
+        if stream is self._unread:  # print does nothing either where there is none at all
+            return
         try:
-            print(line, file=stream, flush=True)
-        except UnicodeEncodeError:  # a terminal that knows only ASCII
-            print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+            _print(line, stream)
+        except (BrokenPipeError, ValueError) as error:  # ValueError: it is closed
+            self._unread = stream
+            _log.warning("ConsoleLog prints no more, nobody reads it: %s", error)
+
+
+def _print(line: str, stream: TextIO | None) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except UnicodeEncodeError:  # a terminal that knows only ASCII
+        print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
 
 
 def _numbered(total: int | None, what: str) -> str:

@@ -33,8 +33,12 @@ class CSVLog(RunLog):
 
     A resumed run goes on where its checkpoint was saved: later rows are dropped. A new run begins a
     new file; one that is there already is kept as `name.1.csv`, `name.2.csv` and so on, the latest
-    with the highest number. Timings and batch sizes are left out, so that a resumed run writes the
-    same file as one that was never interrupted; `JSONLLog` has them.
+    with the highest number. Where that befalls a run that is still going on, it follows its file
+    there. A file that is deleted or moved meanwhile is begun anew, header first, and a warning says
+    so; one that others write to is left, and the run goes on in the next free name.
+
+    Timings and batch sizes are left out, so that a resumed run writes the same file as one that was
+    never interrupted; `JSONLLog` has them.
 
     ==================  =====================================================================
     signals consumed    those of `on`; `run_opened`, `run_started`, `run_finished`, `run_closed`

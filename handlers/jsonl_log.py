@@ -55,8 +55,11 @@ class JSONLLog(RunLog):
 
     A resumed run goes on where its checkpoint was saved: later lines are dropped. A new run begins
     a new file; one that is there already is kept as `name.1.jsonl`, `name.2.jsonl` and so on, the
-    latest with the highest number. Lines from before `run_started` are held until then, as only
-    that tells whether the run resumes.
+    latest with the highest number. Where that befalls a run that is still going on, it follows its
+    file there. A file that is deleted or moved meanwhile is begun anew, and a warning says so; one
+    that others write to is left, and the run goes on in the next free name.
+
+    Lines from before `run_started` are held until then, as only that tells whether the run resumes.
 
     ==================  =====================================================================
     signals consumed    those of `on`; `run_opened`, `run_started`, `run_finished`, `run_closed`

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus import Event, Priority, at_most_every, handles, on_rank
-from eventbus.handlers._appending import keep_aside, replace
+from eventbus.handlers._appending import Mark, keep_aside, kept_aside, mark_of, replace
 from eventbus.handlers._arguments import When
 from eventbus.handlers._curves import Curves
 from eventbus.handlers._paths import RunNames, check_folder, file_given, path_of_run
@@ -77,7 +77,7 @@ class Plot:
         self._curves = Curves()
         self._is_drawn = True
         self._resumes = False
-        self._own: set[Path] = set()  # what this run has drawn
+        self._own: dict[Path, Mark] = {}  # what this run has drawn
         self._waits = WaitsForEpochs("Plot", ["epoch_finished"], _BY_STEPS)
         due = (at_most_every(30.0) if when is None else when) & on_rank(0)
         mark = handles("epoch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
@@ -104,8 +104,8 @@ class Plot:
         path = path_of_run("Plot", self._template, RunNames.of(event))
         picture = io.BytesIO()
         self._curves.draw(wanted_by="Plot").savefig(picture, format=path.suffix[1:].lower())
-        self._make_room(path)
-        replace(path, picture.getvalue())
+        place = self._place_of(path)
+        self._own[path] = replace(place, picture.getvalue())
         self._is_drawn = True
 
     @handles("run_finished", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
@@ -119,11 +119,15 @@ class Plot:
         if not self._is_drawn:
             self.draw(event)
 
-    def _make_room(self, path: Path) -> None:
+    def _place_of(self, path: Path) -> Path:
         check_folder("Plot", path.parent)
-        if path not in self._own and not self._resumes:
+        own = self._own.get(path)
+        if own is not None:  # a run that begins in its place keeps it aside
+            asides = (each for each in kept_aside(path) if own == mark_of(each))
+            return next(asides, path)
+        if not self._resumes:
             keep_aside(path)
-        self._own.add(path)
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         """Return all rows as plain Python."""

@@ -32,7 +32,8 @@ class TensorBoard(Tracker):
 
     A resumed run goes on in the folder of its checkpoint, and its curves as if it had never been
     interrupted: what was filed after the checkpoint is dropped. A new run begins a new folder;
-    where another's event files are in it already, `name.1`, `name.2` and so on.
+    where another's event files are in it already, `name.1`, `name.2` and so on. A file or folder
+    that is deleted or moved meanwhile is begun anew, and a warning says so.
 
     Each record is in the file at once, whatever kills the process, and there is no background
     thread: a full disk is an error where it happens, there is nothing to flush, and a handler that

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0: done. 1: typer or rich is not installed. 2: a mistake of the caller's, said in one line.
-        130: Ctrl-C.
+        130: Ctrl-C. 141: nobody reads the output any more.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,8 @@ from eventbus.cli.handlers_page import all_about
 from eventbus.cli.pages import write_pages
 from eventbus.cli.signals_table import signals_table
 
+_BROKEN_PIPE = 128 + 13  # a shell's code for what SIGPIPE ends
+
 app = typer.Typer(
     name="eventbus",
     help="An event bus for training instrumentation: one vocabulary, one handler for every loop.",
@@ -31,19 +35,55 @@ app = typer.Typer(
 
 def run(arguments: list[str]) -> int:
     """Run the command with these arguments; return its exit code."""
+    _let_all_be_printed()
+    try:
+        code = _code_of(arguments)
+        print(end="", flush=True)  # or nobody would hear of it before the process ends
+    except BrokenPipeError:
+        return _left_by_its_reader()
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # which click and rich end by 1
+            raise
+        return _left_by_its_reader()
+    return code
+
+
+def _let_all_be_printed() -> None:
+    """Have a question mark printed for what the encoding of the output has not."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _code_of(arguments: list[str]) -> int:
     try:
         code = app(arguments or ["--help"], prog_name="eventbus", standalone_mode=False)
     except typer.Abort:
         return 130
+    except BrokenPipeError:
+        raise
     except (CommandError, EventBusError, ImportError, OSError, typer.TyperException) as error:
         print(f"eventbus: {_one_line(error)}", file=sys.stderr)
         return 2
     return code if isinstance(code, int) else 0
 
 
+def _left_by_its_reader() -> int:
+    """Drop what is still to be printed, which Python would complain of; return the exit code."""
+    if sys.stdout is not None:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return _BROKEN_PIPE
+
+
 def _one_line(error: Exception) -> str:
     said = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     return " ".join(said.split())
+
+
+def _path(given: str) -> Path:
+    if not given:  # which would be the directory that the process is in
+        raise typer.BadParameter("a path is not empty; the directory that you are in is '.'")
+    return Path(given)
 
 
 def _console() -> Console:
@@ -90,7 +130,12 @@ def demo(
     epochs: Annotated[int, typer.Option(help="Train for at most so many epochs.")] = 30,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where the files go.", show_default="runs/digits-<time>"),
+        typer.Option(
+            help="Where the files go.",
+            show_default="runs/digits-<time>",
+            parser=_path,
+            metavar="<path>",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -107,7 +152,9 @@ def demo(
 
 @app.command()
 def checkpoints(
-    directory: Annotated[Path, typer.Argument(help="Where a Checkpoint handler saved.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Where a Checkpoint handler saved.", parser=_path)
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every sum and load every one.")
     ] = False,

@@ -60,7 +60,7 @@ def demo(options: Options, console: Console) -> Run:
         console.print(f"1797 scanned digits; all files go into {folder}", soft_wrap=True)
         with handlers.bus.profile() as profile, _hint_after_interrupt(folder, console):
             run = train(handlers.bus, digit_reader(), digits, options.epochs)
-    show_summary(run, handlers, profile, folder, console)
+    show_summary(run, handlers, profile, folder, console, epochs=options.epochs)
     return run
 
 

@@ -19,19 +19,31 @@ if TYPE_CHECKING:
 
 
 def show_summary(
-    run: Run, handlers: Handlers, profile: Profile, folder: Path, console: Console
+    run: Run,
+    handlers: Handlers,
+    profile: Profile,
+    folder: Path,
+    console: Console,
+    *,
+    epochs: int,
 ) -> None:
-    """Print it."""
+    """Print it; `epochs` is how many were asked for."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_row("best epoch", Text(_best(handlers)))
-    table.add_row(
-        "stopped", Text(run.stop.reason if run.stop else f"after epoch {run.epoch}, as told")
-    )
+    table.add_row("stopped", Text(_why_stopped(run, epochs)))
     table.add_row("files", Text("\n".join(_files(folder))))
     table.add_row("handlers", Text("\n".join(_times(profile))))
     console.print()
     console.print(table)
+
+
+def _why_stopped(run: Run, epochs: int) -> str:
+    if run.stop is not None:
+        return run.stop.reason
+    if run.epoch > epochs:  # those of the run that it resumes
+        return f"at once: epoch {run.epoch} is done, and --epochs is {epochs}"
+    return f"after epoch {run.epoch}, as told"
 
 
 def _best(handlers: Handlers) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,8 @@ def test_the_pages_are_written_where_they_are_asked_for(
         (["demo", "--epoch", "3"], "--epoch"),
         (["demo", "--seed", "-1"], "--seed is from 0"),
         (["demo", "--seed", str(2**70)], "--seed is from 0"),
+        (["demo", "--run-dir", ""], "'--run-dir': a path is not empty"),
+        (["checkpoints", ""], "'directory': a path is not empty"),
         (["docs", "no-such-folder"], "no-such-folder"),
     ],
 )
@@ -169,6 +172,29 @@ def test_without_its_libraries_it_says_what_to_install(library: str) -> None:
 def test_an_import_that_fails_for_another_reason_is_not_hidden() -> None:
     script = "import sys; sys.modules['eventbus.signals'] = None\nfrom eventbus.cli import main\n"
     assert "ModuleNotFoundError" in run_python(f"{script}main(['signals'])").stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no broken pipes")
+@pytest.mark.parametrize("arguments", [["--help"], ["signals"], ["handlers", "CSVLog"]])
+def test_an_output_that_nobody_reads_ends_it_quietly_with_code_141(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "eventbus.cli", *arguments]
+    done = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("arguments", [["signals"], ["handlers"]])
+def test_an_output_that_has_not_all_characters_gets_question_marks(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eventbus.cli", *arguments],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"},
+    )
+    assert b" ? " in done.stdout
+    assert not done.stderr
 
 
 def test_it_runs_as_a_module() -> None:

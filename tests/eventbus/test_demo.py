@@ -95,6 +95,14 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(
     assert resumed == (folder / "metrics.csv").read_text()
 
 
+def test_a_resumed_run_that_has_done_more_than_it_is_asked_for_says_so(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "digits")
+    shown = run_demo(folder, epochs=1, resume=True)
+    assert "at once: epoch 2 is done, and --epochs is 1" in shown
+
+
 def test_the_number_of_threads_is_given_back(finished: tuple[Path, str]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)

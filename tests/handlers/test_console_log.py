@@ -370,7 +370,24 @@ os._exit(0)
 def test_training_goes_on_when_nobody_reads_the_lines_any_more() -> None:
     child = run_child(PRINTS_TO_A_CLOSED_PIPE)
     assert child.returncode == 0
-    assert child.stderr.endswith("went on")
+    first, second = child.stderr.splitlines()
+    assert first.startswith("ConsoleLog prints no more, nobody reads it: ")
+    assert second == "went on"
+
+
+def test_a_stream_that_was_closed_is_told_once_and_another_is_printed_to(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(ConsoleLog())
+    closed, screen = Screen(), Screen()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    loop = start(bus)
+    finish_epochs(loop, 1, 3)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(sys, "stdout", screen)
+    finish_epochs(loop, 4, 4)
+    assert len(screen.lines) == 1
 
 
 @pytest.mark.parametrize("how", ["break", "stop", "fails"])

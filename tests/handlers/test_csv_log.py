@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventbus import EventBus, every
-from eventbus.handlers import CSVLog
+from eventbus.handlers import CSVLog, JSONLLog
+from eventbus.handlers._appending import Mark
+from eventbus.handlers._paths import RunNames
+from eventbus.handlers._run_file import RunFile
+from eventbus.handlers.csv_log import CSV
 
 from .reporting import finish_epochs, resume, run_child, start
 
@@ -319,6 +325,194 @@ def test_the_state_is_what_the_safe_loader_accepts(bus: EventBus, path: Path) ->
     file = path.with_name("state.pt")
     torch.save(dict(bus.emit("state_requested").state), file)
     assert torch.load(file, weights_only=True)["CSVLog"]["records"] == 2
+
+
+# -- a file that others touch while the run goes on
+
+
+def run_beside(path: Path, run_id: str = "other") -> Any:
+    """Begin another run in the same place, as another process would."""
+    bus = EventBus(strict=True)
+    bus.attach(CSVLog(path))
+    return start(bus, run_id=run_id)
+
+
+def test_two_runs_in_one_place_keep_their_rows_apart(
+    bus: EventBus, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 1)
+    other = run_beside(path)
+    for epoch in (2, 3):
+        finish_epochs(other, epoch, epoch)
+        finish_epochs(loop, epoch, epoch, val_loss=0.5)
+    assert epochs_of(path) == [2, 3]
+    assert epochs_of(path.with_name("metrics.1.csv")) == [1, 2, 3]
+    assert [each.levelname for each in caplog.records].count("WARNING") == 1
+    assert "metrics.1.csv" in caplog.text
+
+
+def test_a_run_whose_file_another_has_kept_aside_resumes_with_all_its_rows(
+    bus: EventBus, path: Path
+) -> None:
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 1)
+    other = run_beside(path)
+    finish_epochs(other, 1, 1, val_loss=0.5)
+    finish_epochs(loop, 2, 3)
+    state = dict(bus.emit("state_requested").state)
+    again = EventBus(strict=True)
+    again.attach(CSVLog(path))
+    finish_epochs(resume(again, state), 4, 4)
+    finish_epochs(other, 2, 2, val_loss=0.5)
+    assert epochs_of(path) == [1, 2, 3, 4]
+    assert epochs_of(path.with_name("metrics.2.csv")) == [1, 2]
+
+
+def test_two_runs_that_begin_at_the_same_moment_have_a_file_each(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [RunFile("CSVLog", str(path), CSV) for _ in range(2)]
+    for file in files:
+        file.settle(RunNames(None, None))  # neither sees one of the other
+    for file in files:
+        file.set_header(b"epoch\n", bytes)
+        file.append(b"1\n")
+    assert epochs_of(path) == epochs_of(path.with_name("metrics.1.csv")) == [1]
+    assert len(caplog.records) == 1
+
+
+def test_two_runs_that_resume_from_one_checkpoint_have_a_file_each(path: Path) -> None:
+    state = saved_after_epoch_2(path)
+    loops = []
+    for _ in range(2):
+        bus = EventBus(strict=True)
+        bus.attach(CSVLog(path))
+        loops.append(resume(bus, state))
+    for epoch in (3, 4):
+        for loop in loops:
+            finish_epochs(loop, epoch, epoch)
+    assert epochs_of(path) == epochs_of(path.with_name("metrics.1.csv")) == [1, 2, 3, 4]
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("metrics.csv.1"))
+
+
+def move_and_leave_an_empty_one(path: Path) -> None:
+    move(path)
+    path.touch()
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def move_the_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+LOSSES = [delete, move, move_and_leave_an_empty_one, empty, move_the_folder]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+@pytest.mark.parametrize("told", [{}, {"val_loss": 0.5}], ids=["as before", "a new metric"])
+def test_a_file_that_goes_away_is_begun_anew_with_its_header_and_said_so(
+    bus: EventBus,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    lose: Callable[[Path], None],
+    told: dict[str, float],
+) -> None:
+    path = tmp_path / "run" / "metrics.csv"
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    lose(path)
+    finish_epochs(loop, 3, 4, **told)
+    row = {"epoch": 3, "step": 30, "loss": 1 / 3, **told}
+    assert CSVLog.read(path) == [row, {**row, "epoch": 4, "step": 40, "loss": 1 / 4}]
+    assert caplog.text.count(f"{path} is gone: a new one is begun") == 1
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_file_that_was_begun_anew_is_resumed(
+    bus: EventBus, tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "run" / "metrics.csv"
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    lose(path)
+    finish_epochs(loop, 3, 4)
+    state = dict(bus.emit("state_requested").state)
+    finish_epochs(loop, 5, 5)
+    again = EventBus(strict=True)
+    again.attach(CSVLog(path))
+    finish_epochs(resume(again, state), 5, 6)
+    assert epochs_of(path) == [3, 4, 5, 6]
+
+
+def test_a_file_that_others_added_to_is_left_and_its_rows_are_taken_along(
+    bus: EventBus, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    with path.open("a") as file:
+        file.write("a note\n")
+    noted = path.read_bytes()
+    finish_epochs(loop, 3, 3)
+    assert path.read_bytes() == noted
+    assert epochs_of(path.with_name("metrics.1.csv")) == [1, 2, 3]
+    assert "is not what this run has written" in caplog.text
+
+
+def test_a_copy_in_the_place_of_the_file_is_gone_on_with(
+    bus: EventBus, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    for epoch in (1, 2, 3):  # as an editor saves, or a file system that numbers its files anew
+        finish_epochs(loop, epoch, epoch)
+        copy = path.with_name("copy")
+        copy.write_bytes(path.read_bytes())
+        copy.replace(path)
+    assert epochs_of(path) == [1, 2, 3]
+    assert list(path.parent.iterdir()) == [path]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("numbers", [count(1), repeat(0)], ids=["another each time", "none"])
+def test_a_file_system_that_does_not_number_its_files_is_written_to_as_any_other(
+    bus: EventBus, path: Path, monkeypatch: pytest.MonkeyPatch, numbers: Iterator[int]
+) -> None:
+    monkeypatch.setattr(Mark, "of", lambda status: Mark(0, next(numbers), status.st_size))
+    bus.attach(CSVLog(path))
+    bus.attach(JSONLLog(path.with_name("run.jsonl")))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    finish_epochs(loop, 3, 4, val_loss=0.5)
+    assert epochs_of(path) == [1, 2, 3, 4]
+    assert len(JSONLLog.read(path.with_name("run.jsonl"))) == 5
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_link_to_a_file_that_is_to_be_made_is_followed(bus: EventBus, path: Path) -> None:
+    target = path.with_name("elsewhere.csv")
+    path.symlink_to(target)
+    bus.attach(CSVLog(path))
+    loop = start(bus)
+    finish_epochs(loop, 1, 1)
+    finish_epochs(loop, 2, 2, val_loss=0.5)
+    assert epochs_of(target) == [1, 2]
+    assert path.is_symlink()
 
 
 # -- whatever kills the process

@@ -276,6 +276,41 @@ def test_a_torn_last_line_is_not_read(bus: EventBus, path: Path, tail: bytes) ->
     assert epochs_of(path) == [1, 2]
 
 
+def test_two_runs_in_one_place_keep_their_lines_apart(
+    bus: EventBus, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(JSONLLog(path, on="epoch_finished"))
+    loop = start(bus)
+    finish_epochs(loop, 1, 1)
+    other = EventBus(strict=True)
+    other.attach(JSONLLog(path, on="epoch_finished"))
+    theirs = start(other, run_id="other")
+    for epoch in (2, 3):
+        finish_epochs(theirs, epoch, epoch)
+        finish_epochs(loop, epoch, epoch)
+    assert epochs_of(path) == [2, 3]
+    assert epochs_of(path.with_name("run.1.jsonl")) == [1, 2, 3]
+    assert [each.levelname for each in caplog.records].count("WARNING") == 1
+
+
+def test_a_folder_that_goes_away_is_made_again_and_resumed(
+    bus: EventBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run" / "run.jsonl"
+    bus.attach(JSONLLog(path, on="epoch_finished"))
+    loop = start(bus)
+    finish_epochs(loop, 1, 2)
+    path.parent.rename(tmp_path / "elsewhere")
+    finish_epochs(loop, 3, 4)
+    state = dict(bus.emit("state_requested").state)
+    finish_epochs(loop, 5, 5)
+    assert caplog.text.count("is gone: a new one is begun") == 1
+    again = EventBus(strict=True)
+    again.attach(JSONLLog(path, on="epoch_finished"))
+    finish_epochs(resume(again, state), 5, 6)
+    assert epochs_of(path) == [3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("broken", ["not JSON", "[1]"])
 def test_a_broken_line_before_the_last_is_an_error_that_says_where(path: Path, broken: str) -> None:
     path.write_text(f'{{"a": 1}}\n{broken}\n{{"a": 2}}\n')

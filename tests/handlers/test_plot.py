@@ -124,6 +124,21 @@ def test_a_new_run_keeps_the_picture_of_the_run_before(bus: EventBus, tmp_path: 
     assert "early" in texts_of(tmp_path / "curves.1.svg")
 
 
+def test_two_runs_in_one_place_have_a_picture_each(bus: EventBus, tmp_path: Path) -> None:
+    path, other = tmp_path / "curves.svg", EventBus(strict=True)
+    for each in (bus, other):
+        each.attach(Plot(path, when=every(1)))
+    loop = start(bus)
+    finish_epochs(loop, 1, 1, ours=0.5)
+    theirs = start(other, run_id="other")
+    for epoch in (2, 3):
+        finish_epochs(theirs, epoch, epoch, theirs=0.5)
+        finish_epochs(loop, epoch, epoch, ours=0.5)
+    assert "theirs" in texts_of(path)
+    assert "ours" in texts_of(tmp_path / "curves.1.svg").split()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_run_that_resumes_replaces_its_picture(bus: EventBus, tmp_path: Path) -> None:
     path = tmp_path / "curves.svg"
     bus.attach(Plot(path, when=every(1)))

@@ -510,7 +510,72 @@ def test_a_folder_that_is_gone_is_begun_anew_and_said_so(
     again.attach(TensorBoard(folder, when=every(1)))
     finish_steps(resume(again, state), 4, 4)
     assert steps_of(folder, "step/loss") == [3, 4]
-    assert "is that of the checkpoint" in caplog.text
+    assert "is that of the run" in caplog.text
+
+
+def test_a_run_that_lost_its_folder_resumes_again_in_the_one_that_it_began(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(1)))
+    finish_steps(start(bus), 1, 2)
+    state = state_of(bus)
+    folder.rename(folder.with_name("elsewhere"))
+    for step in (3, 4):
+        again = EventBus(strict=True)
+        again.attach(TensorBoard(folder, when=every(1), clock=Clock(1000.0 * step)))
+        finish_steps(resume(again, state), step, step)
+        state = state_of(again)
+    assert steps_of(folder, "step/loss") == [2, 3, 4]
+    assert not folder.with_name("one.1").exists()
+
+
+def test_a_folder_that_goes_away_under_the_run_is_made_again_and_said_so(
+    bus: EventBus, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(1)))
+    loop = start(bus)
+    finish_steps(loop, 1, 3)
+    folder.rename(folder.with_name("elsewhere"))
+    finish_steps(loop, 4, 6)
+    assert steps_shown(folder, "step/loss") == [3, 4, 5, 6]
+    assert [each.getMessage().partition(" is ")[2] for each in caplog.records] == [
+        "gone: a new one is begun"
+    ]
+    again = EventBus(strict=True)
+    again.attach(TensorBoard(folder, when=every(1)))
+    finish_steps(resume(again, state_of(bus)), 7, 7)
+    assert steps_shown(folder, "step/loss") == [3, 4, 5, 6, 7]
+
+
+def test_a_file_that_goes_away_after_a_resume_leaves_the_curves_of_before_it(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(1)))
+    finish_steps(start(bus), 1, 3)
+    state, before = state_of(bus), set(folder.iterdir())
+    again = EventBus(strict=True)
+    again.attach(TensorBoard(folder, when=every(1)))
+    loop = resume(again, state)
+    finish_steps(loop, 4, 5)
+    (gone,) = set(folder.iterdir()) - before
+    gone.unlink()
+    finish_steps(loop, 6, 6)
+    assert steps_shown(folder, "step/loss") == [1, 2, 3, 5, 6]
+
+
+def test_a_folder_that_another_run_has_taken_meanwhile_is_left_to_it(
+    bus: EventBus, folder: Path
+) -> None:
+    bus.attach(TensorBoard(folder, when=every(1)))
+    loop = start(bus)
+    finish_steps(loop, 1, 2)
+    folder.rename(folder.with_name("elsewhere"))
+    other = EventBus(strict=True)
+    other.attach(TensorBoard(folder, when=every(1), clock=Clock(1000.0)))
+    finish_steps(start(other, run_id="other"), 1, 5)
+    finish_steps(loop, 3, 3)
+    assert steps_of(folder, "step/loss") == [1, 2, 3, 4, 5]
+    assert steps_of(folder.with_name("one.1"), "step/loss") == [2, 3]
 
 
 def test_a_handler_attached_after_the_restore_still_goes_on(bus: EventBus, folder: Path) -> None:
