@@ -59,6 +59,7 @@ class Epochs(Iterator[int]):
             return False
         spans.open_epoch(self)
         if not spans.pending().stop:
+            spans.place.draws.begin_body()
             return True
         spans.note_undone()
         spans.end_body_of_epochs(self)

@@ -90,8 +90,8 @@ class LoopState:
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts = self._spans.schedules.as_kept(parts)
         parts["loop"] = self._spans.position.state()
-        before = self._spans.generators_before
-        if before is not None and "random" in parts:
+        before = self._spans.place.draws.ahead or self._spans.generators_before
+        if before and "random" in parts:
             parts["random"] = {**parts["random"], **before}
         if self._spans.ranks is not None:
             parts = gathered(parts, self._spans.ranks)
