@@ -49,6 +49,7 @@ class Epochs(Iterator[int]):
     def _begin(self) -> bool:
         spans, counts = self._spans, self._spans.counts
         if counts.epochs_done >= self._epochs:
+            spans.place.done.meet_training()
             if not self._has_begun:
                 done, before = counts.epochs_done, counts.epochs_before
                 spans.hints.all_done("epochs", self._epochs, done, before)

@@ -27,6 +27,7 @@ class Steps(Pass, Iterator[int]):
         spans.end_body_of_steps(self, "run.steps()")
         if not self._has_begun:
             self._begin()
+            spans.place.done.meet_training()
             spans.place.draws.begin_steps(are_done=spans.counts.steps_done >= self._steps)
             self._check_whether_done()
         while self._goes_on():

@@ -191,6 +191,8 @@ class Place:
             state["carried"] = carried
         if draws := self.draws.state(at_end=at_end):
             state["draws"] = draws
+        if self.done.after:
+            state["after"] = self.done.after
         if self.done.undone:
             state["undone"] = list(self.done.undone)
         return state if at_end else {**state, **self._state_of_pass()}
@@ -225,7 +227,7 @@ class Place:
     def restore(self, state: Mapping[str, Any], step: int) -> None:
         """Be where `state` was taken, after `step`; tell once of what is not come back to."""
         self.begin()
-        self.done = Done(state.get("done", ()))
+        self.done = Done(state.get("done", ()), state.get("after", 0))
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
         self._manners = dict(state.get("manners", {}))
