@@ -16,7 +16,7 @@ from eventbus.loops._generators import RandomGenerators
 
 __all__ = ["Draws"]
 
-_GENERATORS = RandomGenerators()  # those of CUDA are numbers that the host has
+_GENERATORS = RandomGenerators()  # with CUDA's: an order may be drawn on the device
 
 
 @dataclass(frozen=True)
