@@ -25,6 +25,9 @@ class Done:
     ----------
     before
         What was done in an earlier life, in order.
+    after
+        How many of it came after the training of a run that came to its end: they are passed over
+        only by who comes to that training, too. Who validates at once wants it done.
 
     Attributes
     ----------
@@ -32,8 +35,11 @@ class Done:
         Names of the validations in the body of a finished step that have not been done.
     """
 
-    def __init__(self, before: Iterable[str] = ()) -> None:
+    def __init__(self, before: Iterable[str] = (), after: int = 0) -> None:
         self._behind = list(before)  # and not yet passed over
+        self._after = after
+        self._trained = 0  # how many came before the end of the last loop that trains
+        self._has_ended = False
         self._done: list[str] = []
         self._done_in_step: list[str] = []
         self.undone: list[str] = []
@@ -44,7 +50,16 @@ class Done:
         done = [*self._done, *self._behind, *self._done_in_step]
         return [*done, BATCHES] if with_pass else done
 
+    @property
+    def after(self) -> int:
+        """How many validations came after the training of a run that is at its end."""
+        return len(self._done) - self._trained if self._has_ended else self._after
+
     # -- what happens in the body
+
+    def meet_training(self) -> None:
+        """A loop that trains is come to: one over epochs or steps, or a pass over data."""
+        self._after, self._trained = 0, len(self._done)
 
     def end_step(self) -> None:
         """A step is finished: a resumed run goes on after it."""
@@ -57,6 +72,7 @@ class Done:
     def end_pass(self) -> int:
         """A pass is over; return how many there were."""
         self._done.append(BATCHES)
+        self.meet_training()
         return self.passes
 
     @property
@@ -88,9 +104,9 @@ class Done:
         (self._done_in_step if in_step else self._done).append(f"validation {name}")
 
     def end_run(self) -> None:
-        """The run has come to its end: who goes on from there may validate what it has."""
-        while self._done and self._done[-1] != BATCHES:
-            self._done.pop()
+        """The run has come to its end."""
+        self._has_ended = True
+        self._behind, self._done_in_step = [], []
 
     # -- what a resumed run passes over
 
@@ -98,16 +114,20 @@ class Done:
         """Tell whether the next pass over data was done before the checkpoint."""
         # A validation within the step that is done again comes after its batches.
         is_next = bool(self._behind) and self._behind[0] == BATCHES
-        return is_next and self._passes_over(BATCHES, in_pass)
+        if is_next:
+            self._pass_over(in_pass)
+            self.meet_training()
+        return is_next
 
     def passes_over_validation(self, name: str, in_pass: bool) -> bool:
         """Tell whether the next validation was done before the checkpoint."""
-        is_behind = bool(self._behind) and self._passes_over(f"validation {name}", in_pass)
+        is_behind = len(self._behind) > self._after and self._is_next(f"validation {name}")
         if is_behind:
+            self._pass_over(in_pass)
             self.settle(name)
         return is_behind
 
-    def _passes_over(self, what: str, in_pass: bool) -> bool:
+    def _is_next(self, what: str) -> bool:
         if self._behind[0] != what:
             log.warning(
                 "the resumed epoch comes to %s where %s was done before the checkpoint: "
@@ -117,5 +137,7 @@ class Done:
             )
             self._behind = []
             return False
-        (self._done_in_step if in_pass else self._done).append(self._behind.pop(0))
         return True
+
+    def _pass_over(self, in_pass: bool) -> None:
+        (self._done_in_step if in_pass else self._done).append(self._behind.pop(0))

@@ -96,6 +96,7 @@ class EpochSpan:
             self._spans.schedules.go_back()
             if not self.open_passes and self._spans.pending().stop is None:
                 self._spans.place.end_pass()
+                self._spans.place.draws.end_loop()
             self.note_undone()
 
     def close(self, ending: Ending, reason: str = "") -> None:

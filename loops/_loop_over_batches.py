@@ -106,6 +106,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
             spans.batch.close(Ending.COMPLETED)
         if done or spans.pending().stop is None:
             spans.place.end_pass(in_epoch=spans.epoch is not None, at_end=done)
+            spans.place.draws.end_loop()
 
     def _read(self) -> Any:
         assert self._reader is not None

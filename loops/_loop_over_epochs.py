@@ -49,6 +49,7 @@ class Epochs(Iterator[int]):
     def _begin(self) -> bool:
         spans, counts = self._spans, self._spans.counts
         if counts.epochs_done >= self._epochs:
+            spans.place.done.meet_training()
             if not self._has_begun:
                 done, before = counts.epochs_done, counts.epochs_before
                 spans.hints.all_done("epochs", self._epochs, done, before)
@@ -59,6 +60,7 @@ class Epochs(Iterator[int]):
             return False
         spans.open_epoch(self)
         if not spans.pending().stop:
+            spans.place.draws.begin_body()
             return True
         spans.note_undone()
         spans.end_body_of_epochs(self)

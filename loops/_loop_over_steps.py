@@ -27,6 +27,8 @@ class Steps(Pass, Iterator[int]):
         spans.end_body_of_steps(self, "run.steps()")
         if not self._has_begun:
             self._begin()
+            spans.place.done.meet_training()
+            spans.place.draws.begin_steps(are_done=spans.counts.steps_done >= self._steps)
             self._check_whether_done()
         while self._goes_on():
             span = spans.open_batch(self)
@@ -45,6 +47,8 @@ class Steps(Pass, Iterator[int]):
         done = self._spans.counts.steps_done >= self._steps
         if not self._is_over and (done or self._spans.cut()):
             self._end(done)
+            if done or self._spans.pending().stop is None:
+                self._spans.place.draws.end_loop()
         return not self._is_over
 
     def __len__(self) -> int:

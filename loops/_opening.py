@@ -152,9 +152,9 @@ def _starts_at(loader: Any, used: int) -> bool:
 
 def _drop(reader: Reader, used: int) -> None:
     log.warning(
-        "the loader cannot start in the middle: %d batches that were trained on before are read "
-        "again and dropped (a DataLoader with sampler=ResumableSampler(...) from eventbus.loops, "
-        "or torchdata's StatefulDataLoader, starts at the next one)",
+        "the loader cannot start in the middle: its first %d batches, as many as were trained on "
+        "before, are read again and dropped (a DataLoader with sampler=ResumableSampler(...) from "
+        "eventbus.loops, or torchdata's StatefulDataLoader, starts at the next one)",
         used,
     )
     reader.read = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
+from eventbus.loops._generators import RandomGenerators
+
 if TYPE_CHECKING:
     from eventbus.answers import Request
     from eventbus.loops._batch import BatchSpan
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from eventbus.loops._spans import Spans
 
 __all__ = ["Pass"]
+
+_GENERATORS = RandomGenerators()
 
 
 class Pass:
@@ -61,6 +65,14 @@ class Pass:
                 epoch.note_undone()
         if self._has_begun:
             self._spans.schedules.go_back()
+            if not done:
+                self._keep_generators()
+
+    def _keep_generators(self) -> None:
+        """Keep them where a `Stop` cuts the pass: the code after it is gone through again."""
+        spans = self._spans
+        if spans.generators_before is None and spans.pending().stop is not None:
+            spans.generators_before = _GENERATORS.state_dict()
 
     def _announce(self, span: BatchSpan, late: Request | None, answered: int) -> bool:
         """Tell that a step begins, unless an answer is against it; say whether its body may run.

@@ -14,6 +14,7 @@ from weakref import ref
 from torch import Generator
 
 from eventbus.loops._done import Done
+from eventbus.loops._draws import Draws
 from eventbus.loops._generators import own_generators
 from eventbus.loops._loader import Reader, tell_samplers
 from eventbus.loops._loaders import Loaders
@@ -43,6 +44,8 @@ class Place:
         Micro-batches of the pass under way that came out of the loader.
     done : Done
         What is done of the loops in the body.
+    draws : Draws
+        The generators with which the body of the epoch goes through what is outside of them.
     have_given : set of int
         The `id` of each loader that a batch came out of: held, an iterator would keep its workers.
     loaders : Loaders
@@ -52,6 +55,7 @@ class Place:
     def __init__(self) -> None:
         self.have_given: set[int] = set()
         self.loaders = Loaders()
+        self.draws = Draws()
         self._pass = ""  # which of the body: the place where its loader is known
         self._is_open = False
         self._is_first = True  # of its epoch; outside of epochs, each is
@@ -65,6 +69,7 @@ class Place:
         """Be at the top of an epoch."""
         self.batch_index = 0
         self.done = Done()
+        self.draws.forget()
         self._start: Start | None = None
         self._close()
 
@@ -86,6 +91,7 @@ class Place:
         is_behind = self.done.passes_over_batches(in_pass=self._is_open)
         if is_behind:
             self.loaders.pass_over(name, loader)
+            self.draws.pass_over()
         return is_behind
 
     def _name_of_pass(self, in_epoch: bool) -> str:
@@ -98,6 +104,7 @@ class Place:
         """
         tell_samplers(loader, epoch)
         start, self._start = self._start, None
+        self.draws.begin_loop(is_within=start is not None)
         self._is_first = epoch == 0 or self.done.passes == 0
         carried = self._carried if self._is_first else None
         self._pass = self._name_of_pass(in_epoch=epoch > 0)
@@ -182,6 +189,10 @@ class Place:
             state["manners"] = manners
         if (carried := self._carried_on()) is not None:
             state["carried"] = carried
+        if draws := self.draws.state(at_end=at_end):
+            state["draws"] = draws
+        if self.done.after:
+            state["after"] = self.done.after
         if self.done.undone:
             state["undone"] = list(self.done.undone)
         return state if at_end else {**state, **self._state_of_pass()}
@@ -216,12 +227,13 @@ class Place:
     def restore(self, state: Mapping[str, Any], step: int) -> None:
         """Be where `state` was taken, after `step`; tell once of what is not come back to."""
         self.begin()
-        self.done = Done(state.get("done", ()))
+        self.done = Done(state.get("done", ()), state.get("after", 0))
         self.batch_index = state["batch_index"]
         self._carried = state.get("carried")
         self._manners = dict(state.get("manners", {}))
         self._is_restored = True
         self.loaders.restore(state.get("loaders", {}))
+        self.draws.restore(state.get("draws", {}))
         used = state.get("used", self.batch_index)
         if used or "opening" in state:
             self._start = Start(used, state.get("opening"), state.get("loader"), state.get("own"))

@@ -66,7 +66,7 @@ class Spans:
         The checkpoint that the run goes on from.
     generators_before : mapping or None
         The random generators as they were before a validation that is under way, or was cut, and
-        is to be done again.
+        is to be done again; or where a `Stop` has cut a pass, which is to go on with them.
     is_under_way : bool
         `run_started` was emitted, and the run is not over: what each call on a Run asks first.
     is_closed : bool
@@ -189,6 +189,8 @@ class Spans:
         self.validation = span
         if is_stopped:
             self.note_undone()
+        elif not span.is_behind and self.epoch is not None and self.is_between:
+            self.place.draws.begin_loop()
         span.start()
         return span
 

@@ -90,8 +90,8 @@ class LoopState:
         parts = {key: part.state_dict() for key, part in self._parts.items()}
         parts = self._spans.schedules.as_kept(parts)
         parts["loop"] = self._spans.position.state()
-        before = self._spans.generators_before
-        if before is not None and "random" in parts:
+        before = self._spans.place.draws.ahead or self._spans.generators_before
+        if before and "random" in parts:
             parts["random"] = {**parts["random"], **before}
         if self._spans.ranks is not None:
             parts = gathered(parts, self._spans.ranks)
@@ -135,20 +135,27 @@ class LoopState:
                 log.warning(
                     "the restored state has no part %r, which goes on as it is", self._prefix + key
                 )
-            elif self._prefix + key in state:
+            elif self._has(state, key):
                 value = share.get(key, state.take(self._prefix + key))
                 if value is not None or key not in share:
                     _load(part, value, self._prefix + key, path)
         position = share.get("loop", state.take(self._prefix + "loop"))
-        if position is not None and not self._spans.has_started:
+        if self._spans.has_started:
+            return
+        if position is not None:
             self._spans.position.restore(position)
+        elif path is not None and (taken := [key for key in self._parts if self._has(state, key)]):
+            log.warning(_placeless(self._prefix, taken, path))
+
+    def _has(self, state: RestoredState, key: str) -> bool:
+        return self._prefix + key in state
 
     def _lacks(self, state: RestoredState, key: str) -> bool:
         """Tell whether a part is missing; a checkpoint of something else (weights alone) has none.
 
         Half of ours is a mistake.
         """
-        return self._prefix + key not in state and self._prefix + "loop" in state
+        return not self._has(state, key) and self._has(state, "loop")
 
 
 def _not_there(key: str, state: RestoredState, path: str | None) -> str:
@@ -157,6 +164,15 @@ def _not_there(key: str, state: RestoredState, path: str | None) -> str:
         f"the run has a {key!r}, and the checkpoint {path or 'that it goes on from'} has no such "
         f"part; it has: {there}. Give the run the models and optimizers that it was saved with, "
         "or let it start afresh and load what you want of these parts yourself"
+    )
+
+
+def _placeless(prefix: str, taken: Sequence[str], path: str) -> str:
+    names = ", ".join(repr(prefix + key) for key in taken)
+    return (
+        f"the checkpoint {path} has {names} but no part {prefix + 'loop'!r}, which says how far it "
+        "has come: the run counts from epoch 1 and step 1 on (a loop by hand that saves answers "
+        f"State({prefix + 'loop'!r}, {{'epoch': ..., 'step': ...}}) too, of what it has finished)"
     )
 
 

@@ -137,9 +137,12 @@ class ValidationSpan:
             self._spans.schedules.go_back()
 
     def _finish(self) -> None:
+        spans = self._spans
+        is_in_body_of_epoch = spans.epoch is not None and spans.is_between
+        if self.is_behind and is_in_body_of_epoch:
+            spans.place.draws.pass_over()
         if self.silent:
             return
-        spans = self._spans
         spans.counts.rounds[self.name] = self.round
         values = self._values()
         spans.last.update(values)
@@ -151,7 +154,11 @@ class ValidationSpan:
             spans.epoch.validations.update(values)
         if spans.batch is not None or spans.is_between:
             spans.place.done.note_validation(self.name, in_step=spans.batch is not None)
+        if is_in_body_of_epoch:
+            spans.place.draws.settle()
         self._emit("validation_done", metrics=Metrics(values))
+        if is_in_body_of_epoch:
+            spans.place.draws.end_loop()
 
     def _interrupt(self, reason: str) -> None:
         self._spans.note_undone()

@@ -149,6 +149,8 @@ class Run:
 
         `batch_started` comes before each body and `batch_finished` after it; no data is loaded.
         A skipped step comes again under its number. Without an epoch around it `epoch` stays 0.
+        Resumed, the body draws what it would have drawn; an iterator over data begins anew, which
+        `batches` takes care of, and what one body hands to the next is kept in `state=` or lost.
         """
         return Steps(self._spans, _checked_count("steps", steps))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus import Event, EventBus, Stop, handles
-from eventbus.handlers import Checkpoint
+from eventbus.handlers import Checkpoint, EarlyStopping
 from eventbus.loops import Run
 
 from .test_resume_in_a_body import Hasty, Killed
@@ -172,11 +172,26 @@ def test_batches_before_the_epochs_of_a_resumed_run_are_warned_of(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_run_that_came_to_its_end_trains_no_more(loop: Loop, tmp_path: Path) -> None:
+def test_a_run_that_came_to_its_end_does_nothing_again(loop: Loop, tmp_path: Path) -> None:
     whole = live(loop, tmp_path)
-    again = live(loop, tmp_path)
-    assert again[: len(whole)] == whole
-    assert [one for one in again[len(whole) :] if one.startswith("step")] == []
+    for _ in range(3):
+        assert live(loop, tmp_path) == whole
+
+
+def test_a_validation_after_the_loop_is_not_counted_again_by_a_finished_run(tmp_path: Path) -> None:
+    def train(steps: int) -> tuple[int, str | None]:
+        bus, stopping = EventBus(), EarlyStopping("val_loss", patience=2)
+        bus.attach(stopping)
+        bus.attach(Checkpoint(tmp_path, resume="auto", best=None))
+        with Run(bus) as run:
+            for _ in run.steps(steps):
+                run.report(loss=1.0)
+            with run.validation():
+                run.report(loss=1.0)
+        return stopping.observations, run.outcome
+
+    assert [train(2) for _ in range(4)] == [(1, "completed")] * 4
+    assert train(3) == (2, "completed")  # it goes on, and then validates
 
 
 def test_who_goes_on_from_the_end_of_a_run_may_validate_it(tmp_path: Path) -> None:
@@ -185,4 +200,13 @@ def test_who_goes_on_from_the_end_of_a_run_may_validate_it(tmp_path: Path) -> No
     def evaluate(run: Run) -> None:
         validate(run, "test")
 
-    assert [one.split()[0] for one in live(evaluate, tmp_path)][-2:] == ["test", "test"]
+    for times in (2, 3):
+        assert [one.split()[0] for one in live(evaluate, tmp_path)][-times:] == ["test"] * times
+
+
+def test_a_finished_run_that_validates_before_its_epochs_leaves_out_what_comes_after_them(
+    tmp_path: Path,
+) -> None:
+    whole = live(sanity_first, tmp_path)
+    again = live(sanity_first, tmp_path)
+    assert [one.split()[0] for one in again[len(whole) :]] == ["sanity"]

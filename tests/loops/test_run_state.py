@@ -180,6 +180,47 @@ def test_loops_by_steps_go_on_after_the_last_step(bus: EventBus) -> None:
         assert list(run.steps(5)) == [4, 5]
 
 
+def restored_parts(trainer: Trainer, *names: str) -> dict[str, Any]:
+    parts = {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    return {name: parts[name] for name in names}
+
+
+def test_a_checkpoint_that_says_nothing_of_its_place_is_warned_of(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    restore(bus, restored_parts(Trainer(), "model", "optimizer"))
+    with caplog.at_level(logging.WARNING, logger="eventbus.loops"):
+        run = Trainer().train(bus, epochs=2)
+    assert (run.epoch, run.step) == (2, 12)
+    (told,) = [text for text in caplog.messages if "'loop'" in text]
+    assert "runs/1 has 'model', 'optimizer' but no part 'loop'" in told
+    assert "counts from epoch 1" in told
+
+
+def test_a_place_in_counts_alone_is_gone_on_from(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = restored_parts(Trainer(), "model", "optimizer")
+    restore(bus, {**parts, "loop": {"epoch": 1, "step": 6}})
+    with caplog.at_level(logging.WARNING, logger="eventbus.loops"):
+        again = Trainer()
+        run = again.train(bus, epochs=2)
+    assert (run.epoch, run.step, len(again.losses)) == (2, 12, 6)
+    assert not any("'loop'" in text for text in caplog.messages)
+
+
+def test_weights_that_somebody_gives_a_run_are_no_place(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bus.on("run_opened")
+    def give(bus: EventBus) -> None:
+        bus.emit("state_restored", state=RestoredState(restored_parts(Trainer(), "model")))
+
+    with caplog.at_level(logging.WARNING, logger="eventbus.loops"):
+        assert Trainer().train(bus, epochs=1).step == 6
+    assert not any("'loop'" in text for text in caplog.messages)
+
+
 def test_an_interrupted_epoch_goes_on_where_it_was_cut(
     bus: EventBus, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,7 +235,10 @@ def test_an_interrupted_epoch_goes_on_where_it_was_cut(
     with caplog.at_level(logging.WARNING, logger="eventbus.loops"):
         run = Trainer().train(bus, epochs=2)
     assert (run.epoch, run.step) == (2, 12)
-    assert "2 batches that were trained on before are read again and dropped" in caplog.text
+    assert (
+        "first 2 batches, as many as were trained on before, are read again and dropped"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
