@@ -41,8 +41,8 @@ class ConsoleLog:
         run finished after 1:04: the loss does not fall any more
 
     Samples per second are those of training since the line before; steps per second where the loop
-    tells no `batch_size`. The clock stands still from the begin of a validation until the next step
-    has ended, which is not counted either: what handlers do meanwhile is not slow training. The
+    tells no `batch_size`. The clock stands still from the beginning of a validation until the next
+    step has ended, which is not counted either: what handlers do meanwhile is not slow training. The
     time that is left is guessed from the whole of this run so far. Where nobody reads the lines any
     more (a pipe into `head`, a stream that was closed) it says so once, and prints no more.
 

@@ -86,7 +86,7 @@ class Done:
 
     @property
     def has_undone(self) -> bool:
-        """True from the begin of a validation in the body of a step until it is done."""
+        """True from the beginning of a validation in the body of a step until it is done."""
         return bool(self.undone or self._undone_in_step)
 
     def end_body(self) -> None:

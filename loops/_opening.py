@@ -97,7 +97,7 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
     The loader draws its order again from the generators of the pass's begin; then those of the
     checkpoint go on. So the batches after `start` are those of an uninterrupted run, and so is what
     the model draws, wherever the order depends on nothing else. The loader's own are to be as at
-    the begin already.
+    the beginning already.
     """
     everywhere = RandomGenerators(devices=False)
     if start is None or start.opening is None:

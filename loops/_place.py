@@ -129,7 +129,7 @@ class Place:
 
     @property
     def is_open(self) -> bool:
-        """True from the begin of a pass over batches to its end."""
+        """True from the beginning of a pass over batches to its end."""
         return self._is_open
 
     @property

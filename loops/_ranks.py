@@ -105,12 +105,12 @@ class Ranks:
 
     def before_epoch(self) -> None:
         """Meet before an epoch begins."""
-        self._meet(f"the begin of epoch {self._spans.counts.epochs_done + 1}", _STOPS)
+        self._meet(f"the beginning of epoch {self._spans.counts.epochs_done + 1}", _STOPS)
 
     def open_data(self, reader: Reader, accumulate: int) -> None:
         """Meet before the first batch of a pass: all ranks are to read as many."""
         left = None if reader.size is None else reader.size - reader.read
-        received = self._meet(f"the begin of the data of {self._epoch}", _ENDS, left=[left])
+        received = self._meet(f"the beginning of the data of {self._epoch}", _ENDS, left=[left])
         self._all_have_length = all(facts["left"] != [None] for facts in received)
         if self._all_have_length:
             self._compare_lengths([facts["left"][0] for facts in received])
@@ -206,7 +206,7 @@ class Ranks:
         for rank, facts in zip(self.exchange.ranks, self._received, strict=False):
             self.agreement.accept(facts.get("answers", ()), rank == self.exchange.rank)
 
-    # -- the begin and the end
+    # -- the beginning and the end
 
     def attach(self) -> None:
         """Be heeded; hear the end of each step, to refuse a `SkipBatch` that could not be."""

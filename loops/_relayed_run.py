@@ -60,7 +60,7 @@ class RelayedRun:
         self._cannot = cannot or {}
         self._said: set[str] = set()
 
-    # -- from its begin to its end
+    # -- from its beginning to its end
 
     def open(
         self,
@@ -127,7 +127,7 @@ class RelayedRun:
             with self._span.state.without_parts():
                 spans.emitter.emit("state_restored", state=RestoredState(carried), path=path)
         if not within:
-            self._begin_epoch_anew(f"{self.framework} resumes at the begin of an epoch")
+            self._begin_epoch_anew(f"{self.framework} resumes at the beginning of an epoch")
 
     def _begin_epoch_anew(self, why: str) -> None:
         if self._spans.position.forget():
@@ -225,12 +225,12 @@ class RelayedRun:
 
     @property
     def in_epoch(self) -> bool:
-        """True between the begin and the end of an epoch."""
+        """True between the beginning and the end of an epoch."""
         return self.is_open and self._spans.epoch is not None
 
     @property
     def in_validation(self) -> bool:
-        """True between the begin and the end of a validation, a silent one too."""
+        """True between the beginning and the end of a validation, a silent one too."""
         return self.is_open and self._spans.validation is not None
 
     # -- limits

@@ -293,7 +293,7 @@ class Emitter:
 
     def _wait(self, trainer: Engine) -> None:
         self._began_s = perf_counter()
-        self._obey()  # a StopEpoch from the begin of the epoch: an engine hears it only here
+        self._obey()  # a StopEpoch from the beginning of the epoch: an engine hears it only here
 
     def _load(self, trainer: Engine) -> None:
         waited_s = perf_counter() - self._began_s

@@ -68,7 +68,7 @@ class ResumableSampler(Sampler[int]):
         """Choose the order of `epoch`, from 0; the next pass begins at its first sample.
 
         Called again for the same epoch it keeps the place that `start_at` gave: Accelerate's
-        loaders call it at the begin of each pass.
+        loaders call it at the beginning of each pass.
         """
         if epoch != self.epoch:
             self.epoch = epoch

@@ -92,7 +92,7 @@ SITUATIONS: dict[str, tuple[Task, Callable[[EventBus], None]]] = {
         answer_once("batch_loaded", Stop("enough"), batch_index=2),
     ),
     "StopEpoch": (Task(), answer_once("batch_finished", StopEpoch("enough"), step=2)),
-    "StopEpoch at its begin": (Task(), answer_once("epoch_started", StopEpoch("enough"), epoch=1)),
+    "StopEpoch at its start": (Task(), answer_once("epoch_started", StopEpoch("enough"), epoch=1)),
     "StopEpoch while accumulating": (
         Task(accumulate=3, batches=6),
         answer_once("batch_loaded", StopEpoch("enough"), batch_index=2),

@@ -649,7 +649,7 @@ def test_a_backup_made_within_an_epoch_begins_it_anew_and_says_so(
     assert [one["epoch"] for one in recording.of("epoch_started")] == [2]
     assert recording.of("batch_finished")[0]["step"] == 7  # after those whose weights were saved
     begins_anew = "the checkpoint was made within epoch 2, which begins anew: "
-    assert list(said) == [begins_anew + "Keras resumes at the begin of an epoch"]
+    assert list(said) == [begins_anew + "Keras resumes at the beginning of an epoch"]
 
 
 @pytest.mark.parametrize("file", ["{epoch}.keras", "{epoch}.weights.h5"])

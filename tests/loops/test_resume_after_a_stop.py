@@ -89,7 +89,7 @@ def test_a_batch_within_whose_loading_a_stop_came_is_not_drawn_twice(tmp_path: P
     assert [number for number, _ in batches_of(bus, stop_at=1)] == [0, 1]
     random.seed(1)
     whole = batches_of(EventBus())
-    random.seed(1)  # the loader reads again from its begin
+    random.seed(1)  # the loader reads again from its beginning
     resumed = batches_of(bus_saving_in(tmp_path))
     assert [number for number, _ in resumed] == [2, 3]
     assert whole[0] != whole[2]

@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_on_rank_0_is_an_error_on_every_rank(
 @pytest.mark.parametrize(
     ("plan", "places"),
     [
-        ({"saves": "epoch_finished", "savers": (0,)}, ["rank 0 at a checkpoint", "the begin of"]),
+        ({"saves": "epoch_finished", "savers": (0,)}, ["rank 0 at a checkpoint", "beginning of"]),
         ({"inner": (0,)}, ["(run 'inner', step 0)", "rank 1 at the end of"]),
         ({"batches": (4, 3)}, ["rank 0 has 4, rank 1 has 3"]),
     ],
@@ -193,7 +193,8 @@ def test_a_rank_that_hangs_is_named_after_the_timeout_of_the_group(
     trained = ranks.train(tmp_path, group_timeout_s=3, deeds=deeds)
     assert trained.codes == [1, -signal.SIGALRM]
     error = trained.reports[0].error
-    assert error.startswith("RanksError: rank 0 at the begin of epoch 2 (run 'train', step 4): ")
+    place = "rank 0 at the beginning of epoch 2 (run 'train', step 4)"
+    assert error.startswith(f"RanksError: {place}: ")
     assert "rank 1 has gone or does not answer (" in error
 
 

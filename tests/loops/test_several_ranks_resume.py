@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_fewer_ranks_and_with_more_and_says_what_begins_anew(
     alone = ranks.train(tmp_path, ranks=1, epochs=2, **plan)
     assert alone.codes == [0]
     assert alone.reports[0].resumed_at == 7
-    assert alone.reports[0].step == 11  # the second epoch again, from its begin
+    assert alone.reports[0].step == 11  # the second epoch again, from its beginning
     assert "the checkpoint is of 2 ranks and this run of 1" in alone.logs
     together = ranks.train(tmp_path, epochs=3, **plan)
     assert together.codes == [0, 0]
