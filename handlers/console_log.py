@@ -42,9 +42,9 @@ class ConsoleLog:
 
     Samples per second are those of training since the line before; steps per second where the loop
     tells no `batch_size`. The clock stands still from the beginning of a validation until the next
-    step has ended, which is not counted either: what handlers do meanwhile is not slow training. The
-    time that is left is guessed from the whole of this run so far. Where nobody reads the lines any
-    more (a pipe into `head`, a stream that was closed) it says so once, and prints no more.
+    step has ended, which is not counted either: what handlers do meanwhile is not slow training.
+    The time that is left is guessed from the whole of this run so far. Where nobody reads the lines
+    any more (a pipe into `head`, a stream that was closed) it says so once, and prints no more.
 
     ==================  =====================================================================
     signals consumed    `run_started`, `run_finished`, `run_failed`, `epoch_*`, `loader_opened`,
