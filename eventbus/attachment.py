@@ -80,7 +80,12 @@ class Attachment(Handle):
     def repeats(self, held: Attachment) -> bool:
         """Tell whether it comes from the cell that attached `held`, run again."""
         is_alike = (type(held.thing), held.name) == (type(self.thing), self.name)
-        return is_alike and is_run_again(held._cell, self._cell)
+        return is_alike and self._heeds == held._heeds and is_run_again(held._cell, self._cell)
+
+    @property
+    def _heeds(self) -> set[str | None]:
+        """The senders that its handlers hear."""
+        return {one.sender for one in self.subscriptions}
 
     @property
     def is_left(self) -> bool:

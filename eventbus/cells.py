@@ -23,4 +23,7 @@ def is_run_again(before: CodeType | None, cell: CodeType | None) -> bool:
     A cell is compiled whenever it is run: to code that is equal, and not the same. A loop comes by
     the same code twice.
     """
-    return before is not None and before is not cell and before == cell
+    if before is None or cell is None or before is cell or before != cell:
+        return False
+    names = before.co_filename, cell.co_filename
+    return len(set(names)) == 1 or all(name.startswith("<ipython-input-") for name in names)

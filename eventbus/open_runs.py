@@ -14,8 +14,8 @@ __all__ = ["OpenRuns"]
 class OpenRuns:
     """The runs that are open on one bus.
 
-    A run is in the thread that opened it, until another thread goes on with it: a program may open
-    a run in one and train in another.
+    A run is in the thread that opened it, and in the last one that went on with it: a program may
+    open a run in one and train in another.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class OpenRuns:
 
     def __init__(self) -> None:
         self.emitters: tuple[Emitter, ...] = ()
-        self._threads: dict[Emitter, threading.Thread] = {}
+        self._threads: dict[Emitter, tuple[threading.Thread, ...]] = {}  # opened, goes on with it
         self._lock = threading.RLock()  # an OS signal may open a run within any of this
 
     def around(self) -> tuple[Emitter, ...]:
@@ -50,18 +50,18 @@ class OpenRuns:
         """
         with self._lock:
             self._refuse_others()
-            self._threads[emitter] = threading.current_thread()
+            self._threads[emitter] = (threading.current_thread(),)
 
     def go_on_with(self, emitter: Emitter) -> None:
         """Take note that this thread goes on with a run, whichever has opened it."""
         with self._lock:
             if emitter in self._threads:
-                self._threads[emitter] = threading.current_thread()
+                self._threads[emitter] = (self._threads[emitter][0], threading.current_thread())
 
     def add(self, emitter: Emitter) -> None:
         """Take note that a run is opened, here."""
         with self._lock:
-            self._threads[emitter] = threading.current_thread()
+            self._threads[emitter] = (threading.current_thread(),)
             if emitter not in self.emitters:
                 self.emitters = (*self.emitters, emitter)
 
@@ -77,9 +77,11 @@ class OpenRuns:
 
     def _refuse_others(self) -> None:
         here = threading.current_thread()
-        for emitter, thread in self._threads.items():
-            if thread is not here and thread.is_alive():  # a dead one has left its run open
+        for emitter, threads in self._threads.items():
+            alive = [thread for thread in threads if thread.is_alive()]  # else it was left open
+            if alive and here not in alive:
+                there = alive[-1].name
                 raise RuntimeError(
-                    f"run {emitter.sender!r} is open on this bus in thread {thread.name!r}: make "
-                    "a bus for each of several Runs at a time, with handlers of its own"
+                    f"run {emitter.sender!r} is open on this bus in thread {there!r}: make a bus "
+                    "for each of several Runs at a time, with handlers of its own"
                 )

@@ -12,7 +12,7 @@ DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
 
 
 class Shown(dict[str, Any]):
-    """A copy of a dict that refuses to be written to; it pickles and copies as one.
+    """A copy of a dict that refuses to be written to; copies of it do not, unpickled ones either.
 
     A copy, because a view of a `defaultdict` would have keys added to it by reading.
 
@@ -39,4 +39,4 @@ class Shown(dict[str, Any]):
     update: Any = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shown, (dict(self),)
+        return OrderedDict, (dict(self),)  # which `torch.load` takes; a dict it would not

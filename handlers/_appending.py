@@ -168,14 +168,27 @@ def kept_aside(path: Path) -> list[Path]:
 def check_file(path: Path) -> None:
     """Refuse what is there and is not a file: a folder, with all that somebody has in it.
 
+    A link to what a process has open, such as `/dev/stdout`, is no file either, wherever it leads.
+
     Raises
     ------
     FileExistsError
         It is that.
     """
+    if _is_of_the_system(path):
+        raise FileExistsError(f"{path} is no file of its own: ConsoleLog prints; name a file here")
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no file"
         raise FileExistsError(f"{path} is {kind}: it is left as it is, and nothing is written")
+
+
+def _is_of_the_system(path: Path) -> bool:
+    places = [path.absolute(), *([path.readlink()] if path.is_symlink() else ())]
+    return any(
+        place.is_relative_to(one) and not place.is_relative_to("/dev/shm")  # a disk in memory
+        for place in places
+        for one in ("/dev", "/proc")
+    )
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 A name tells the machine, the process and a token that the process drew at its start, since a
 process after it may have the same number. Work is abandoned when its process is gone, or failed.
 Containers are machines of their own: they number their processes anew, whatever their host's name.
+What one of the same name has left is abandoned when nothing was written in it for a day.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from pathlib import Path
 
 __all__ = ["attempt_name", "is_abandoned", "under_way"]
 
-_PATTERN = re.compile(r"\.unfinished-.+-([0-9a-f]{8})-([1-9]\d{0,8})-([0-9a-f]{8})")
+IDLE_S = 24 * 3600.0
+
+_PATTERN = re.compile(
+    r"\.unfinished-.+?-([0-9a-f]{8})(?:-([0-9a-f]{8}))?-([1-9]\d{0,8})-([0-9a-f]{8})"
+)
 _TOKEN = secrets.token_hex(4)
 
 
@@ -27,8 +32,9 @@ def _machine() -> str:
         numbering = str(Path("/proc/self/ns/pid").readlink())  # Linux's
     except OSError:
         numbering = ""
-    name = f"{socket.gethostname()} {numbering}"
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
+    return "-".join(
+        hashlib.sha256(part.encode()).hexdigest()[:8] for part in (socket.gethostname(), numbering)
+    )
 
 
 _HOST = _machine()
@@ -50,15 +56,23 @@ def under_way(name: str) -> Iterator[None]:
         _under_way.discard(name)
 
 
-def is_abandoned(name: str) -> bool:
+def is_abandoned(name: str, idle_s: float) -> bool:
     """Tell whether this is unfinished work that nobody can still be busy with.
 
     Work of another machine may be alive for all that can be seen from here, so it never is.
+
+    Parameters
+    ----------
+    idle_s
+        How long nothing was written in it, in seconds.
     """
     match = _PATTERN.fullmatch(name)
-    if match is None or match[1] != _HOST or name in _under_way:
+    own_host, own_numbering = _HOST.split("-")
+    if match is None or match[1] != own_host or name in _under_way:
         return False
-    pid = int(match[2])
+    if match[2] != own_numbering:
+        return idle_s > IDLE_S
+    pid = int(match[3])
     return pid == os.getpid() or not _is_alive(pid)
 
 

@@ -25,6 +25,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,11 +268,20 @@ class Folder:
     def sweep(self) -> None:
         """Delete what processes that died, or failed attempts of this one, left unfinished."""
         for entry in self.files.scandir(self.path):
-            if is_abandoned(entry.name):
+            if is_abandoned(entry.name, self._idle_s(entry)):
                 try:
                     self._discard(self.path / entry.name)
                 except OSError as error:
                     logger.warning("%s is not deleted: %s", entry.path, cause(error))
+
+    def _idle_s(self, entry: os.DirEntry[str]) -> float:
+        """Return for how many seconds nothing was written there; 0 where it cannot be told."""
+        try:
+            inside = self.files.scandir(self.path / entry.name) if entry.is_dir() else ()
+            written_at: float = max(one.stat().st_mtime for one in (entry, *inside))
+            return time.time() - written_at
+        except OSError:
+            return 0.0
 
     def _discard(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():

@@ -36,10 +36,15 @@ class _Task:
         self.given_up = False
         self.process = os.getpid()
         self._over = threading.Event()
-        _under_way.add(self)
-        _wait_at_exit()
         # A daemon: a disk that hangs must not keep the process, and a half save has no name yet.
-        threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="eventbus checkpoint", daemon=True)
+        _wait_at_exit()
+        _under_way.add(self)
+        try:
+            thread.start()
+        except BaseException:  # it cannot: there is nothing to wait for
+            _under_way.discard(self)
+            raise
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long at most; tell whether it is over."""

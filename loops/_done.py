@@ -37,7 +37,7 @@ class Done:
 
     def __init__(self, before: Iterable[str] = (), after: int = 0) -> None:
         self._behind = list(before)  # and not yet passed over
-        self._after = after
+        self._after = self._at_the_end = after
         self._trained = 0  # how many came before the end of the last loop that trains
         self._has_ended = False
         self._done: list[str] = []
@@ -56,6 +56,11 @@ class Done:
         return len(self._done) - self._trained if self._has_ended else self._after
 
     # -- what happens in the body
+
+    @property
+    def is_told(self) -> bool:
+        """True where all that is left was done after the training, and told, by a finished run."""
+        return len(self._behind) < self._at_the_end
 
     def meet_training(self) -> None:
         """A loop that trains is come to: one over epochs or steps, or a pass over data."""

@@ -67,7 +67,7 @@ class Validation(Iterator[T], Generic[T]):
     def _cut_short(self, span: ValidationSpan) -> None:
         """The safe point before a validation batch is loaded."""
         if span.is_behind:
-            self._is_over = True
+            self._is_over = not span.is_gone_through
         elif self._spans.pending().stop and not self._reader.is_known_to_have_ended():
             span.was_cut = self._is_over = True
             self._spans.note_undone()

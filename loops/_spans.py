@@ -184,6 +184,7 @@ class Spans:
         span.is_behind = self.position.is_reached and self.place.done.passes_over_validation(
             name, in_pass=self.place.is_open
         )
+        span.is_gone_through = span.is_behind and self.place.done.is_told
         is_stopped = not span.is_behind and self.pending().stop is not None
         span.silent = span.is_behind or is_stopped
         self.validation = span

@@ -38,6 +38,8 @@ class ValidationSpan:
         A `Stop` was pending when it began: it emits and records nothing.
     is_behind : bool
         A resumed run has come to one that was done before the checkpoint: silent, and no data read.
+    is_gone_through : bool
+        It is behind, and so is all of the run: silent, but the script has its batches again.
     was_cut : bool
         A `Stop` ended it before the data did.
     """
@@ -49,7 +51,7 @@ class ValidationSpan:
         self.round = spans.counts.rounds.get(name, 0) + 1
         self.held = held
         self.silent = False
-        self.is_behind = False
+        self.is_behind = self.is_gone_through = False
         self.was_cut = False
         self._generators = _GENERATORS.state_dict() if spans.is_redone else None
         self._places: list[str] = []  # where its loaders are known
@@ -79,7 +81,7 @@ class ValidationSpan:
         """A loop over the batches of one of its loaders begins, or is passed over."""
         place, loaders = f"validation {self.name} {len(self._places)}", self._spans.place.loaders
         self._places.append(place)
-        if self.is_behind:
+        if self.is_behind and not self.is_gone_through:
             loaders.pass_over(place, loader)
         else:
             loaders.begin(place, loader)

@@ -299,3 +299,25 @@ def test_a_second_state_in_a_cell_run_again_is_told_to_make_the_bus_anew(shop: N
         "bus.attach(..., name='Keeping-2'); or, if this is a notebook's cell that was run before, "
         "make the bus anew in it"
     )
+
+
+def test_an_equal_cell_of_another_file_is_not_the_same_one(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in ("one.py", "two.py"):
+        exec(compile("bus.attach(Watcher())", file, "exec"), {"bus": bus, "Watcher": Watcher})
+    assert "attached a second time" not in caplog.text
+
+
+def test_a_handler_for_another_sender_is_not_attached_twice(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for sender in ("a", "b", "b"):
+        names = {"bus": bus, "Watcher": Watcher, "sender": sender}
+        exec(compile("bus.attach(Watcher(), sender=sender)", "<cell>", "exec"), names)
+    assert caplog.text.count("attached a second time") == 1
+
+
+class Watcher:
+    @handles("epoch_finished")
+    def watch(self, epoch: int) -> None: ...

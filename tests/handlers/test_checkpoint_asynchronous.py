@@ -392,7 +392,19 @@ class DiskHeldBetweenTensors(Files):
 LARGE = 1_000_000
 
 
-def test_ctrl_c_while_a_save_is_waited_for_lets_nothing_be_written_over_it(tmp_path: Path) -> None:
+def interrupt_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = _Task.wait
+
+    def interrupted(task: _Task, timeout_s: float) -> bool:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return wait(task, timeout_s)
+
+    monkeypatch.setattr(_Task, "wait", interrupted)
+
+
+def test_ctrl_c_while_a_save_is_waited_for_lets_nothing_be_written_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus, checkpoint = asynchronous(tmp_path, best=None, keep=None, on_failure=True)
     checkpoint.files = disk = DiskHeldBetweenTensors()
     weights = {name: torch.ones(LARGE) for name in ("first", "second")}
@@ -402,10 +414,10 @@ def test_ctrl_c_while_a_save_is_waited_for_lets_nothing_be_written_over_it(tmp_p
     assert disk.is_held.wait(60)
     for one in weights.values():
         one.fill_(2)
-    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
+    interrupt_the_next_wait(monkeypatch)
     with pytest.raises(KeyboardInterrupt) as caught:
         loop.emit("epoch_finished", epoch=2, step=2, metrics={})
+    monkeypatch.undo()
     threading.Timer(0.1, disk.go.set).start()
     loop.emit("run_failed", exception=caught.value, epoch=2, step=2)
     loop.emit("run_closed", outcome="failed")
@@ -440,3 +452,17 @@ def test_save_under_way_is_finished_where_the_process_ends_without_closing_a_run
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert Checkpoint.load(tmp_path / "saves")["kept"] == 12
+
+
+def test_save_for_which_no_thread_can_be_started_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bus, _ = asynchronous(tmp_path)
+    training = with_state(bus)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        finish_epoch(training, 1)
+    assert writer_module._under_way == set()

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,15 +295,15 @@ def test_manifest_that_was_read_cannot_be_changed_for_later_readers(folder: Fold
     assert folder.saved()[0].manifest.metrics == draft(10).metrics
 
 
-def test_work_of_a_container_with_the_same_hostname_is_not_swept(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("idle_h", "is_swept"), [(0, False), (23, False), (25, True)])
+def test_work_of_a_container_with_the_same_hostname_is_swept_when_it_is_a_day_old(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, idle_h: float, is_swept: bool
 ) -> None:
-    def elsewhere(path: Path) -> Path:
-        return Path("pid:[1]")
-
-    monkeypatch.setattr(Path, "readlink", elsewhere)
+    monkeypatch.setattr(Path, "readlink", lambda path: Path("pid:[1]"))
     other = _checkpoint_attempts._machine()
     work = folder.path / f".unfinished-10-1-{other}-{os.getpid()}-0123abcd"
     work.mkdir(parents=True)
+    written_at = time.time() - 3600 * idle_h
+    os.utime(work, (written_at, written_at))
     folder.commit(draft(10), state(10))
-    assert work.exists()
+    assert work.exists() != is_swept

@@ -24,6 +24,7 @@ from eventbus.handlers._appending import Mark
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import RunFile
 from eventbus.handlers.csv_log import CSV
+from eventbus.testing import play, scripted_run
 
 from .reporting import finish_epochs, resume, run_child, start
 
@@ -565,3 +566,15 @@ def test_a_row_that_finds_no_room_is_taken_back_and_training_goes_on(path: Path)
     assert "metrics.csv" in child.stderr
     assert path.read_bytes().endswith(b"\n")
     assert epochs_of(path) == list(range(1, len(rows_of(path)) + 1)) != []
+
+
+def test_a_link_to_the_standard_output_is_left_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shown").write_text("what a shell has redirected")
+    link = tmp_path / "out.csv"
+    with (tmp_path / "shown").open() as shown:
+        link.symlink_to(f"/proc/self/fd/{shown.fileno()}")
+        bus = EventBus(strict=True)
+        bus.attach(CSVLog(link, on="epoch_finished"))
+        with pytest.raises(FileExistsError, match="no file of its own: ConsoleLog prints"):
+            play(bus, scripted_run(epochs=1, steps=1))
+    assert link.is_symlink()

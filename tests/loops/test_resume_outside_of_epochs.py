@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from eventbus import Event, EventBus, Stop, handles
 from eventbus.handlers import Checkpoint, EarlyStopping
@@ -210,3 +211,23 @@ def test_a_finished_run_that_validates_before_its_epochs_leaves_out_what_comes_a
     whole = live(sanity_first, tmp_path)
     again = live(sanity_first, tmp_path)
     assert [one.split()[0] for one in again[len(whole) :]] == ["sanity"]
+
+
+def test_a_finished_run_gives_its_last_validation_to_the_script_again(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def script() -> int:
+        bus, total = EventBus(), 0
+        bus.attach(Checkpoint(tmp_path, on="batch_finished", resume="auto", best=None))
+        bus.on("validation_*")(lambda event: told.append(event.name))
+        with Run(bus, model=nn.Linear(1, 1)) as run:
+            for _ in run.epochs(2):
+                for _ in run.batches([1, 2]):
+                    run.report(loss=1.0)
+            for batch in run.validate([1, 2, 3], name="test"):
+                total += batch
+                run.report(loss=1.0)
+        return total
+
+    assert [script() for _ in range(3)] == [6, 6, 6]
+    assert told.count("validation_done") == 1

@@ -173,3 +173,16 @@ def test_a_run_is_refused_while_a_loop_by_hand_has_one_open_in_another_thread(
     assert str(refused.value) == MEANWHILE
     elsewhere(lambda: loop.emit("run_closed", outcome="completed"))
     assert train(bus, "b").outcome == "completed"
+
+
+def test_a_run_inside_one_whose_batches_another_thread_has_read_is_inside(
+    bus: EventBus, elsewhere: Elsewhere
+) -> None:
+    def read(run: Run) -> None:
+        for _ in run.batches([1, 2]):
+            run.report(loss=1.0)
+
+    with Run(bus, name="a") as run:
+        for _ in run.epochs(1):
+            elsewhere(lambda: read(run))
+            assert train(bus, "probe").outcome == "completed"
