@@ -3,7 +3,7 @@
 A name tells the machine, the process and a token that the process drew at its start, since a
 process after it may have the same number. Work is abandoned when its process is gone, or failed.
 Containers are machines of their own: they number their processes anew, whatever their host's name.
-What one of the same name has left is abandoned when nothing was written in it for a day.
+What one of the same name has left is abandoned when other things were written a day after it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def is_abandoned(name: str, idle_s: float) -> bool:
     Parameters
     ----------
     idle_s
-        How long nothing was written in it, in seconds.
+        By how much it is older than what was written last beside it, in seconds.
     """
     match = _PATTERN.fullmatch(name)
     own_host, own_numbering = _HOST.split("-")

@@ -25,7 +25,6 @@ import contextlib
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,21 +266,14 @@ class Folder:
 
     def sweep(self) -> None:
         """Delete what processes that died, or failed attempts of this one, left unfinished."""
-        for entry in self.files.scandir(self.path):
-            if is_abandoned(entry.name, self._idle_s(entry)):
+        written_at_s = {entry: _written_at_s(entry) for entry in self.files.scandir(self.path)}
+        newest_s = max(written_at_s.values(), default=0.0)  # by the clock of the disk
+        for entry, at_s in written_at_s.items():
+            if is_abandoned(entry.name, idle_s=newest_s - at_s if at_s else 0.0):
                 try:
                     self._discard(self.path / entry.name)
                 except OSError as error:
                     logger.warning("%s is not deleted: %s", entry.path, cause(error))
-
-    def _idle_s(self, entry: os.DirEntry[str]) -> float:
-        """Return for how many seconds nothing was written there; 0 where it cannot be told."""
-        try:
-            inside = self.files.scandir(self.path / entry.name) if entry.is_dir() else ()
-            written_at: float = max(one.stat().st_mtime for one in (entry, *inside))
-            return time.time() - written_at
-        except OSError:
-            return 0.0
 
     def _discard(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
@@ -324,3 +316,11 @@ def load_newest(path: Path, files: Files) -> tuple[SavedCheckpoint, dict[str, An
     if found is None:
         raise CheckpointError(f"there is no checkpoint that can be used at {path}", path=path)
     return found
+
+
+def _written_at_s(entry: os.DirEntry[str]) -> float:
+    """Return when something was last written in a directory; 0 where it cannot be told."""
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import itertools
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -303,7 +302,8 @@ def test_work_of_a_container_with_the_same_hostname_is_swept_when_it_is_a_day_ol
     other = _checkpoint_attempts._machine()
     work = folder.path / f".unfinished-10-1-{other}-{os.getpid()}-0123abcd"
     work.mkdir(parents=True)
-    written_at = time.time() - 3600 * idle_h
-    os.utime(work, (written_at, written_at))
-    folder.commit(draft(10), state(10))
+    written_at_s = work.stat().st_mtime - 3600 * idle_h
+    os.utime(work, (written_at_s, written_at_s))
+    for step in (10, 20):  # the second save is a while after the first one
+        folder.commit(draft(step), state(step))
     assert work.exists() != is_swept
