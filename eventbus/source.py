@@ -199,7 +199,8 @@ class Writer:
             is_sent = name in (self.fields if self.shape is None else self.shape)
             if is_sent and name != self.port.signal.value:
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
-                self._put(depth, f"if {name}.__class__ in _eb_dicts:")
+                was_sent = "" if self.shape is not None else f"{name} is not _eb_unsent and "
+                self._put(depth, f"if {was_sent}{name}.__class__ in _eb_dicts:")
                 self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
 
     def _check_clock(self) -> None:
