@@ -27,8 +27,8 @@ def no_waiting() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def train(bus: EventBus) -> Run:
-    values = torch.arange(12.0, device="cuda").reshape(6, 2)
+def run_on(bus: EventBus, values: torch.Tensor) -> Run:
+    """Train and validate on values that are on a device."""
     with Run(bus) as run:
         for _ in run.epochs(2):
             for batch in run.batches(list(values), accumulate=4):
@@ -42,7 +42,7 @@ def train(bus: EventBus) -> Run:
 def test_a_run_with_a_listener_that_reads_nothing_never_waits_for_the_device(
     bus: EventBus, transcript: Transcript
 ) -> None:
-    run = train(bus)
+    run = run_on(bus, torch.arange(12.0, device="cuda").reshape(6, 2))
     torch.cuda.set_sync_debug_mode("default")
     assert run.metrics["val_loss"] == 5.5
     assert transcript.of("epoch_finished")[0]["metrics"]["loss"] == 5.5

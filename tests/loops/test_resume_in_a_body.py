@@ -78,6 +78,13 @@ class Hasty(Files):
         pass
 
 
+def hasty_checkpoint(folder: Path, on: str | tuple[str, ...]) -> Checkpoint:
+    """Return what saves and resumes everything, but waits for no disk."""
+    checkpoint = Checkpoint(folder, on=on, resume="auto", best=None)
+    checkpoint.files = Hasty()
+    return checkpoint
+
+
 class Way(NamedTuple):
     """Which loop, where in its body it validates, and what its checkpoints are saved on."""
 
@@ -93,9 +100,7 @@ class Life:
         self.loop, self.place, on = way
         self.weight, self.witness, self.bus = Weight(), Witness(), EventBus(strict=True)
         self.bus.attach(self.witness)
-        checkpoint = Checkpoint(folder, on=on, resume="auto", best=None)
-        checkpoint.files = Hasty()
-        self.bus.attach(checkpoint)
+        self.bus.attach(hasty_checkpoint(folder, on))
 
     def train(self) -> list[str]:
         with Run(self.bus, model=self.weight, optimizer=self.weight.optimizer) as run:

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from eventbus import EventBus, Stop, at
-from eventbus.handlers import Checkpoint
 from eventbus.loops import Run
 
-from .test_resume_in_a_body import Hasty, Killed
+from .test_resume_in_a_body import Killed, hasty_checkpoint
 from .test_resume_outside_of_epochs import Witness
 from .test_run_state import Saver, restore
 
@@ -90,9 +89,7 @@ def live(
     bus, witness, emissions = EventBus(strict=True), Witness(), count(1)
     bus.attach(witness)
     if folder is not None:
-        checkpoint = Checkpoint(folder, on=ON, resume="auto", best=None)
-        checkpoint.files = Hasty()
-        bus.attach(checkpoint)
+        bus.attach(hasty_checkpoint(folder, on=ON))
 
     @bus.on("batch_started", *ON, "validation_batch_finished", priority=-10_000)
     def cut() -> Stop | None:

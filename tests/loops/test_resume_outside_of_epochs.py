@@ -15,7 +15,7 @@ from eventbus import Event, EventBus, Stop, handles
 from eventbus.handlers import Checkpoint, EarlyStopping
 from eventbus.loops import Run
 
-from .test_resume_in_a_body import Hasty, Killed
+from .test_resume_in_a_body import Killed, hasty_checkpoint
 
 ON = ("batch_finished", "validation_done")
 
@@ -100,9 +100,7 @@ def live(
     bus, witness = EventBus(strict=True), Witness()
     bus.attach(witness)
     if folder is not None:
-        checkpoint = Checkpoint(folder, on=ON, resume="auto", best=None)
-        checkpoint.files = Hasty()
-        bus.attach(checkpoint)
+        bus.attach(hasty_checkpoint(folder, on=ON))
 
     @bus.on(*ON, "validation_batch_finished", priority=-10_000)
     def cut() -> Stop | None:

@@ -24,6 +24,7 @@ from tests.handlers.test_no_synchronisation import (
     train,
     with_handler_between_due_steps,
 )
+from tests.loops.test_cuda import run_on
 from tests.loops.transcripts import Transcript
 
 from .device import NAME, Device
@@ -109,16 +110,6 @@ def test_classes_are_counted_unwaited(device: Device) -> None:
 
 
 # -- runs
-
-
-def run_on(bus: EventBus, values: torch.Tensor) -> Run:
-    with Run(bus) as run:
-        for _ in run.epochs(2):
-            for batch in run.batches(list(values), accumulate=4):
-                run.report(loss=batch.mean(), outputs=batch, targets=batch)
-            for batch in run.validate(list(values)):
-                run.report(loss=batch.mean())
-    return run
 
 
 @pytest.fixture
