@@ -4,9 +4,9 @@ A loop over handlers, tests of filters and look-ups cost more than the handlers 
 a plan that has settled, source like this is written, compiled once, and called instead::
 
     def emit(step, loss, epoch=_unsent):           # what handlers ask for has no default
-        if _underway.compiled or _underway.interpreted:        # perhaps one inside another
+        if _underway.busy:                         # perhaps one inside another
             return _slow({'epoch': epoch, 'step': step, 'loss': loss})
-        _underway.compiled = True
+        _underway.busy = True
         try:
             r = _h0(step, loss)
             if r is not None: return _take_over(0, r, {...})
@@ -16,7 +16,7 @@ a plan that has settled, source like this is written, compiled once, and called 
         else:
             return _none if _pending.quiet else _settle()
         finally:
-            _underway.compiled = False
+            _underway.busy = _interpreted
         return _failed(_error, {...})
 
 `emit(name, **fields)` has its fields as one dict, so it calls a twin that takes them so. The twin
@@ -158,6 +158,7 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
         "_eb_unsent": UNSENT,
         "_eb_sent": sent,
         "_eb_underway": emitter.bus.underway,
+        "_eb_interpreted": emitter.bus.underway.interpreted,
         "_eb_pending": emitter.pending,
         "_eb_none": Answers.NONE,
         "_eb_not_due": NOT_DUE,

@@ -109,7 +109,8 @@ def run_plan(
     began: Began | None = None,
 ) -> Answers:
     """Run a plan that a compiled function could not finish, from where it came to."""
-    return _run_event(signal, emitter, plan, Event(signal, emitter, fields), began)
+    event = Event(signal, emitter, read_only(fields, signal.value))
+    return _run_event(signal, emitter, plan, event, began)
 
 
 def _run_event(

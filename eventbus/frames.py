@@ -8,15 +8,17 @@ some thread is inside one, and only then the stack is walked. It knows the threa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from eventbus.event import Event
 
 if TYPE_CHECKING:
+    from eventbus.answers import Answers
     from eventbus.bus import EventBus
+    from eventbus.port import Port
 
-__all__ = ["MARK", "SENT", "UNSENT", "Underway", "interpreters", "sent", "surrounding"]
+__all__ = ["MARK", "SENT", "UNSENT", "Underway", "interpreters", "retire", "sent", "surrounding"]
 
 MARK = "_eb_port"
 """The global by which the frame of a compiled function is known; its value is the port."""
@@ -48,23 +50,24 @@ class Underway:
 
     Attributes
     ----------
-    compiled : bool
-        A compiled function is at it. There is one at a time: whoever finds this set, another thread
-        or an emission inside that one, interprets. Nothing is called between the look and the
-        setting of it, so under the GIL no thread comes in between; without a GIL nothing is
-        compiled (`compiled.can_compile`).
+    busy : bool or list
+        True while a compiled function is at it. There is one at a time: whoever finds this true,
+        another thread or an emission inside that one, interprets. Nothing is called between the
+        look and the setting of it, so under the GIL no thread comes in between; without a GIL
+        nothing is compiled (`compiled.can_compile`). Else it is `interpreted` itself: so one look
+        tells both, and a compiled function that ends puts back what holds by then.
     interpreted : list
         One entry for each emission that is interpreted; to append and to pop is atomic.
     """
 
-    __slots__ = ("compiled", "interpreted")
+    __slots__ = ("busy", "interpreted")
 
     def __init__(self) -> None:
-        self.compiled = False
         self.interpreted: list[None] = []
+        self.busy: bool | list[None] = self.interpreted
 
     def __bool__(self) -> bool:
-        return self.compiled or bool(self.interpreted)
+        return bool(self.busy or self.interpreted)
 
 
 def surrounding(bus: EventBus, frame: FrameType | None) -> Event | None:
@@ -79,7 +82,23 @@ def surrounding(bus: EventBus, frame: FrameType | None) -> Event | None:
     return None
 
 
+def retire(emit: FunctionType, port: Port[...]) -> None:
+    """Have a compiled function emit through its port, now that handlers are others.
+
+    Somebody may have kept it: `emit = signal.emit`. Where it is running it goes on as it is.
+    """
+    emit.__globals__["_eb_again"] = type(port).emit.__get__(port)
+    emit.__code__ = _retired.__code__
+
+
+def _retired(*args: Any, **fields: Any) -> Answers:
+    answers: Answers = _eb_again(*args, **fields)  # type: ignore[name-defined]  # noqa: F821 - of the function whose code this becomes
+    return answers
+
+
 def _event_in(frame: FrameType) -> Event | None:
+    if frame.f_code is _retired.__code__:
+        return None
     if frame.f_code in interpreters:
         event: Event = frame.f_locals["event"]
         return event

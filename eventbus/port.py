@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.frames import Underway, surrounding
+from eventbus.frames import Underway, retire, surrounding
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -59,6 +60,7 @@ class Port(Generic[P]):
         self.emitter = emitter
         self.signal = signal
         self._settled_as: tuple[Any, ...] = ()
+        self._made: Callable[P, Answers] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -88,7 +90,10 @@ class Port(Generic[P]):
         return self._settled_as
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
-        shadow(self, emit)
+        before, self._made = self._made, emit
+        shadow(self, emit, before)
+        if isinstance(before, FunctionType):
+            retire(before, self)
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return whose emission it is, inside of `outer`."""
@@ -98,15 +103,15 @@ class Port(Generic[P]):
         """Emit the fields, given by name; return all pending answers."""
         if args:
             raise TypeError(f"the fields of {self.signal.name!r} are given by name; got {args!r}")
-        settled: Callable[..., Answers] | None = vars(self).get("emit")
-        if settled is not None:  # `emit = port.emit` was kept from before
-            return settled(**fields)
+        made: Callable[..., Answers] | None = self._made
+        if made is not None:  # `emit = port.emit` was kept from before
+            return made(**fields)
         self.signal.refuse_context(fields)
         return self.interpret(fields, sys._getframe(1))
 
     def emit_settled(self, fields: dict[str, Any]) -> Answers | None:
         """Emit by the compiled function; None where that does not take these fields."""
-        emit: Callable[..., Answers] | None = vars(self).get("emit")
+        emit: Callable[..., Answers] | None = self._made
         try:
             return emit(**fields) if emit is not None else None
         except TypeError as error:  # context, or a slip
@@ -156,7 +161,7 @@ class Port(Generic[P]):
         return (
             emitter.pending.quiet
             and not signal.plan(emitter)
-            and not (underway.compiled or underway.interpreted)
+            and not underway.busy
             and signal.value is not None
             and signal.value not in fields
             and not signal.has_context(fields)
@@ -199,11 +204,7 @@ def _keeping(pending: Pending, underway: Underway, names: frozenset[str]) -> Tra
     """Return a transform to which nobody listens: the value stays what it is."""
 
     def keep(value: Any, fields: dict[str, Any]) -> Any:
-        if (
-            pending.quiet
-            and not (underway.compiled or underway.interpreted)
-            and fields.keys() <= names
-        ):
+        if pending.quiet and not underway.busy and fields.keys() <= names:
             return value
         return DECLINED
 
@@ -219,21 +220,22 @@ class RootPort(Port[P]):
     """The bus's own: `signal.emit` itself. Inside a handler it emits for that handler's run."""
 
     def _put(self, emit: Callable[P, Answers] | None) -> None:
-        super()._put(emit)
-        shadow(self.signal, emit)  # no frame between `signal.emit` and the handlers
+        shadow(self.signal, emit, self._made)
+        super()._put(emit)  # no frame between `signal.emit` and the handlers
 
     def origin(self, outer: Event | None) -> Emitter:
         """Return the bus's emitter, or that of the emission that this one is inside of."""
         return self.emitter if outer is None else outer.emitter
 
 
-def shadow(thing: Any, emit: Callable[..., Answers] | None) -> None:
-    """Put a function in front of the method `emit`, or take it away again.
+def shadow(thing: Any, emit: Callable[..., Answers] | None, before: Any = None) -> None:
+    """Put a function in front of the method `emit`, or take the one that is there away again.
 
     The method itself is not kept on the instance: a bound method there would be a cycle, and hold
-    the run's model until the garbage collector comes by.
+    the run's model until the garbage collector comes by. Nor is `vars` asked, here or in `wire`:
+    an instance whose `__dict__` was never asked for finds its attributes faster.
     """
-    if emit is None:
-        vars(thing).pop("emit", None)
-    else:
-        vars(thing)["emit"] = emit
+    if emit is not None:
+        thing.emit = emit
+    elif before is not None:
+        del thing.emit

@@ -92,7 +92,7 @@ class Writer:
         others = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
         self._put(0, f"def emit({', '.join([*required, *others])}):")
         unsent = [f"{name} is _eb_unsent" for name in asked if name not in required]
-        tests = ["_eb_underway.compiled", "_eb_underway.interpreted", *unsent]
+        tests = ["_eb_underway.busy", *unsent]
         self._put(1, f"if {' or '.join(tests)}:")
         self._put(2, f"return {self._slow()}")
 
@@ -111,7 +111,7 @@ class Writer:
             self._put(2, "; ".join(f"{name} = {SENT}[{name!r}]" for name in shape))
             self._put(1, "except KeyError:")
             self._put(2, "return None")
-        tests = ["_eb_underway.compiled", "_eb_underway.interpreted"]
+        tests = ["_eb_underway.busy"]
         if self.port.signal.begins:  # what is pending may be of the span before
             tests.append("not _eb_pending.quiet")
         self._put(1, f"if {' or '.join(tests)}:")
@@ -141,7 +141,7 @@ class Writer:
             self._return_early()
         if any(self._needs_event(planned) for planned in self.plan):
             self._put(1, "_eb_e = None  # one event for all that ask, made when the first is due")
-        self._put(1, "_eb_underway.compiled = True")
+        self._put(1, "_eb_underway.busy = True")
         self._put(1, "try:")
         self._show_mappings(2)  # a call: before the flag is set another thread could come between
         depth = 2
@@ -182,7 +182,7 @@ class Writer:
         self._put(1, "else:")
         self._settle(2)
         self._put(1, "finally:")
-        self._put(2, "_eb_underway.compiled = False")
+        self._put(2, "_eb_underway.busy = _eb_interpreted")
         self._put(1, "try:")
         self._put(2, f"return _eb_failed(_eb_error, {self._sent()})")
         self._put(1, "finally:")
@@ -196,12 +196,20 @@ class Writer:
 
     def _show_mappings(self, depth: int) -> None:
         for name in MAPPINGS:
+            if not any(self._may_show(planned, name) for planned in self.plan):
+                continue
             is_sent = name in (self.fields if self.shape is None else self.shape)
             if is_sent and name != self.port.signal.value:
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
                 was_sent = "" if self.shape is not None else f"{name} is not _eb_unsent and "
                 self._put(depth, f"if {was_sent}{name}.__class__ in _eb_dicts:")
                 self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
+
+    def _may_show(self, planned: PlannedCall, name: str) -> bool:
+        if self._arguments(planned) is None:
+            return True
+        assert planned.receiver is not None, "a plain receiver takes all"
+        return any(want.name == name for want in planned.receiver.subscription.wants.each)
 
     def _check_clock(self) -> None:
         if self.clock is not None and any(_filtered(planned) for planned in self.plan):

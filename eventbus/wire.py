@@ -62,7 +62,26 @@ class OrderedSignal(Signal):
         self._connections = 0
         self._stale = 0
         self._mutes = 0
+        self._connected: Signal | None = None
+        self._disconnected: Signal | None = None
         Signal.__init__(self, doc)  # not NamedSignal, which wants a name first
+
+    # -- told of changes: blinker looks these up in `__dict__`; an instance that was never asked for
+    # that is quicker to read attributes from, and `emit` is one (`port.shadow`)
+
+    @property
+    def receiver_connected(self) -> Signal:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Sent with `receiver`, `sender` and `weak` when one is connected."""
+        if self._connected is None:
+            self._connected = Signal(doc="Emitted after a receiver connects.")
+        return self._connected
+
+    @property
+    def receiver_disconnected(self) -> Signal:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Sent with `receiver` and `sender` when one is disconnected by hand."""
+        if self._disconnected is None:
+            self._disconnected = Signal(doc="Emitted after a receiver disconnects.")
+        return self._disconnected
 
     # -- changes: each takes the lock, and drops what was built from the old state
 
@@ -108,10 +127,10 @@ class OrderedSignal(Signal):
         return -priority, self._connections
 
     def _tell_connected(self, receiver: Any, sender: Any, weak: bool) -> None:
-        if "receiver_connected" not in self.__dict__:
+        if self._connected is None:
             return
         try:
-            self.receiver_connected.send(self, receiver=receiver, sender=sender, weak=weak)
+            self._connected.send(self, receiver=receiver, sender=sender, weak=weak)
         except TypeError:
             self.disconnect(receiver, sender)
             raise
@@ -119,7 +138,9 @@ class OrderedSignal(Signal):
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect, as blinker does: from all senders, or from this one alone."""
         _refuse_any_id(sender)
-        super().disconnect(receiver, sender)
+        self._disconnect(make_id(receiver), ANY_ID if sender is ANY else make_id(sender))
+        if self._disconnected is not None:
+            self._disconnected.send(self, receiver=receiver, sender=sender)
 
     def _disconnect(self, receiver_id: Any, sender_id: Any) -> None:
         # The single funnel of blinker's removals.

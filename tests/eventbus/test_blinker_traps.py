@@ -259,3 +259,16 @@ def test_receiver_connected_is_told(bus: EventBus) -> None:
     signal.receiver_connected.connect(on_connected)
     signal.connect(receiver := plain([]))
     assert told == [receiver]
+
+
+def test_receiver_disconnected_is_told(bus: EventBus) -> None:
+    told: list[object] = []
+    signal = bus.signal("mine")
+
+    def on_disconnected(which: object, receiver: object, **rest: object) -> None:
+        told.append(receiver)
+
+    signal.connect(receiver := plain([]))
+    signal.receiver_disconnected.connect(on_disconnected)
+    signal.disconnect(receiver)
+    assert told == [receiver]

@@ -371,6 +371,74 @@ def test_an_emit_kept_from_before_is_compiled_too(bus: EventBus, loop: Emitter, 
     assert [file.startswith("<eventbus") for file in called_from] == [False, True, True]
 
 
+@pytest.fixture(params=["the bus's", "a run's"])
+def kept(request: pytest.FixtureRequest, bus: EventBus, loop: Emitter) -> Any:
+    """`emit`, kept by a loop after a function was made for the handlers of then."""
+    signal: Any = (bus if request.param == "the bus's" else loop).signal(batch_finished)
+    for step in (1, 2, 3):
+        signal.emit(epoch=1, step=step)
+    assert signal.emit.__code__.co_filename.startswith("<eventbus")
+    return signal.emit
+
+
+def test_who_comes_and_goes_is_known_to_an_emit_that_was_kept(bus: EventBus, kept: Any) -> None:
+    heard: list[int] = []
+    listener = bus.on("batch_finished")(lambda step: heard.append(step))
+    for step in (4, 5, 6, 7):
+        kept(epoch=1, step=step)
+    bus.detach(listener)
+    kept(epoch=1, step=8)
+    assert heard == [4, 5, 6, 7]
+
+
+def test_an_emit_that_was_kept_is_compiled_again(bus: EventBus, kept: Any) -> None:
+    called_from: list[str] = []
+
+    @bus.on("batch_finished")
+    def look_around(step: int) -> None:
+        called_from.append(sys._getframe(1).f_code.co_filename)
+
+    for step in (4, 5, 6):
+        kept(epoch=1, step=step)
+    assert [file.startswith("<eventbus") for file in called_from] == [False, True, True]
+
+
+def test_an_emit_that_was_kept_is_no_emission_around_its_own(bus: EventBus, kept: Any) -> None:
+    outer: list[Any] = []
+    bus.on("batch_finished")(lambda event: outer.append(event.outer))
+    kept(epoch=1, step=4)
+    assert outer == [None]
+
+
+def test_an_emit_that_was_kept_refuses_what_it_always_did(bus: EventBus, kept: Any) -> None:
+    bus.on("batch_finished")(lambda step: None)
+    with pytest.raises(FieldError, match="carries no field 'los'; did you mean 'loss'"):
+        kept(epoch=1, step=4, los=0.5)
+    with pytest.raises(TypeError, match="the fields of 'batch_finished' are given by name"):
+        kept(4)
+
+
+def test_an_emit_that_was_kept_and_is_running_goes_on(bus: EventBus, loop: Emitter) -> None:
+    heard: list[Any] = []
+    emitters: list[Any] = []
+
+    @bus.on("batch_finished", priority=1)
+    def subscribe_another(step: int) -> None:
+        if step == 4:
+            bus.on("batch_finished")(keep(heard, "another"))
+            loop.emit("log", text="inside")
+
+    bus.on("log")(lambda event: emitters.append(event.outer.name))
+    bus.on("batch_finished")(keep(heard, "first"))
+    for step in (1, 2, 3):
+        loop.signal(batch_finished).emit(epoch=1, step=step)
+    emit = loop.signal(batch_finished).emit
+    for step in (4, 5):
+        emit(epoch=1, step=step)
+    assert heard[3:] == [("first", 4), ("first", 5), ("another", 5)]
+    assert emitters == ["batch_finished"]
+
+
 def missing_loss(bus: EventBus, loop: Emitter, on_error: str) -> list[str]:
     """Emit by the typed path until it is compiled, then without the loss; say who ran."""
     ran: list[str] = []
@@ -450,7 +518,7 @@ def test_an_emission_inside_one_is_filled_in_though_another_thread_comes_in_betw
         return Shown(metrics)
 
     @bus.on("batch_finished")
-    def measure(step: int, bus: EventBus) -> None:
+    def measure(step: int, metrics: dict[str, float], bus: EventBus) -> None:
         if step == 7:
             other_is_in.set()
             assert other_may_end.wait(PATIENCE_S)
