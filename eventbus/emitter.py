@@ -150,6 +150,10 @@ class Emitter:
             port = self.ports[signal] = self.bus.signal(signal).port_for(self)
         return port
 
+    def has_asked_for(self, name: str) -> bool:
+        """Tell whether a signal was emitted through here, or fetched to be."""
+        return any(port.signal.name == name for port in self.ports.values())
+
     @property
     def answers(self) -> Answers:
         """All that are pending for this run now, also those given by `bus.answer`."""

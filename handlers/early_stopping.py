@@ -40,7 +40,8 @@ class EarlyStopping:
         The key in `metrics`. An emission without it is passed over, so several can watch several
         validations (`val_loss`, `test_loss`), each attached under its own `name=`.
     on
-        The signal, or signals, on which the metric is observed.
+        The signal, or signals, on which the metric is observed. Where an epoch has several
+        validations, "epoch_finished" lets all of them be done before it decides.
     patience
         Stop at this many observations in a row without improvement, at least 1; None for never,
         where only `stop_at` should stop.

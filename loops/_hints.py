@@ -6,10 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eventbus.answers import Stop
     from eventbus.loops._batch import BatchSpan
     from eventbus.loops._spans import Spans
 
 __all__ = ["Hints"]
+
+BACKWARD = "backward_finished"
 
 log = logging.getLogger("eventbus.loops")
 
@@ -68,6 +71,44 @@ class Hints:
             "skip",
             f"an optimizer stepped in step {batch.step}, which counts as skipped, although {why}",
         )
+
+    def no_backward(self) -> None:
+        """The first step is finished; handlers that hear of gradients were to be called in it."""
+        emitter = self._spans.emitter
+        bus = emitter.bus
+        if any(one.has_asked_for(BACKWARD) for one in (emitter, bus.root)):
+            return
+        waiting = {one.name: None for one in bus.subscriptions if one.asked_for(BACKWARD)}
+        if waiting:
+            self._give(
+                "backward",
+                f"this loop emits no backward_finished; waiting for it: {', '.join(waiting)}; "
+                'write `run.emit("backward_finished", loss=loss)` after `loss.backward()`',
+            )
+
+    def left_out(self, name: str, stop: Stop) -> None:
+        """A validation that may be missed is left out, for a `Stop` is pending.
+
+        Not where it came within the training of this epoch, which goes on in a resumed run; nor
+        from outside, with an exit code: then there is no time for more.
+        """
+        epoch = self._spans.epoch
+        if stop.exit_code is not None or self._spans.is_in_body:
+            return
+        if epoch is None:
+            self._give(
+                "after",
+                f"validation {name!r} is left out: {stop.by} has stopped the run ({stop.reason}). "
+                "What is to be measured after a stop comes after the `with Run` block",
+            )
+        elif epoch.validations and not epoch.was_cut:
+            self._give(
+                "beside",
+                f"validation {name!r} of epoch {self._spans.counts.epoch} is left out, and the "
+                f"epoch is not finished: {stop.by} has stopped the run ({stop.reason}). A handler "
+                'that answers to epoch_finished, as EarlyStopping(..., on="epoch_finished"), lets '
+                "all validations be done",
+            )
 
     def _give(self, kind: str, message: str) -> None:
         if kind not in self._given:

@@ -95,6 +95,7 @@ class Spans:
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
         self._has_lost_some = False
+        self._is_untried = True
         self._loose = Report()
 
     @property
@@ -185,10 +186,12 @@ class Spans:
             name, in_pass=self.place.is_open
         )
         span.is_gone_through = span.is_behind and self.place.done.is_told
-        is_stopped = not span.is_behind and self.pending().stop is not None
-        span.silent = span.is_behind or is_stopped
+        stop = None if span.is_behind else self.pending().stop
+        span.silent = span.is_behind or stop is not None
+        if stop is not None:
+            self.hints.left_out(name, stop)
         self.validation = span
-        if is_stopped:
+        if stop is not None:
             self.note_undone()
         elif not span.is_behind and self.epoch is not None and self.is_between:
             self.place.draws.begin_loop()
@@ -293,6 +296,9 @@ class Spans:
                 batch.leave()
             else:
                 batch.close(Ending.LEFT)
+            if self._is_untried and self.counts.steps_done > self.counts.steps_before:
+                self._is_untried = False
+                self.hints.no_backward()
         if self.ranks is not None and self.batch is None:
             self.ranks.before_step()
 
