@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from operator import itemgetter
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.declaration import CONTEXT, RESERVED, Declaration
 from eventbus.errors import FieldError, HandlerError, did_you_mean, nearest
+from eventbus.frames import lasting
 from eventbus.marks import MarkedCall
 from eventbus.wire import is_async
 
@@ -53,6 +55,7 @@ def read_wants(target: Callable[..., Any], label: str, handler: str) -> Wants:
     HandlerError
         It is not callable, it is async, or it has no signature to read.
     """
+    target = lasting(target)  # `other.signal(...).emit` may be a handler, too
     if not callable(target):
         raise HandlerError(f"{label} is not callable: got {target!r}", handler=handler)
     if is_async(target) or _is_of_kind(inspect.isasyncgenfunction, target):
@@ -61,6 +64,9 @@ def read_wants(target: Callable[..., Any], label: str, handler: str) -> Wants:
             "write a plain function",
             handler=handler,
         )
+    called = target.target if isinstance(target, MarkedCall) else target
+    # What `partial` was given is no default that the loop's fields go before.
+    fixed = called.keywords if isinstance(called, functools.partial) else {}
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError) as error:
@@ -69,9 +75,8 @@ def read_wants(target: Callable[..., Any], label: str, handler: str) -> Wants:
     wants = tuple(
         Want(p.name, p.default, p.kind is p.KEYWORD_ONLY)
         for p in parameters
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in fixed
     )
-    called = target.target if isinstance(target, MarkedCall) else target
     return Wants(called, label, handler, wants, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 

@@ -3,18 +3,18 @@
 A loop over handlers, tests of filters and look-ups cost more than the handlers themselves. So for
 a plan that has settled, source like this is written, compiled once, and called instead::
 
-    def emit(step, loss, epoch=_unsent):           # what handlers ask for has no default
-        if _underway.busy:                         # perhaps one inside another
-            return _slow({'epoch': epoch, 'step': step, 'loss': loss})
+    def emit(_first=_unsent, epoch=_unsent, step=_unsent, loss=_unsent):   # all by name
+        if _underway.busy or step is _unsent or loss is _unsent:    # perhaps one inside another
+            return _slow({'epoch': epoch, 'step': step, 'loss': loss}, _first)
         _underway.busy = True
         try:
             r = _h0(step, loss)
             if r is not None: return _take_over(0, r, {...})
             if (step > 0 and not step % 100): ...  # every(100)
-        except Exception as error:
-            _error = error
+        except Exception as raised:
+            _error = raised
         else:
-            return _none if _pending.quiet else _settle()
+            return _none if _pending.quiet else _settle({...})
         finally:
             _underway.busy = _interpreted
         return _failed(_error, {...})
@@ -35,8 +35,10 @@ full look. The source is in `linecache`: tracebacks and debuggers show it.
 from __future__ import annotations
 
 import functools
+import itertools
 import linecache
 import sys
+import weakref
 from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -58,6 +60,8 @@ __all__ = ["ByName", "can_compile", "compile_emit", "compile_for"]
 
 ByName: TypeAlias = Callable[[dict[str, Any]], "Answers | None"]
 """Emits the fields in a dict, or returns None: it was made for other ones."""
+
+_numbers = itertools.count(1)
 
 _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -146,9 +150,11 @@ def _compiled(port: Port[...], plan: Plan, writer: Writer) -> Callable[..., Answ
 @functools.lru_cache(maxsize=512)
 def _code(source: str, signal: str) -> CodeType:
     # Plans of the same shape share their code: only the names that it looks up differ.
-    file = f"<eventbus {signal} {abs(hash(source)):x}>"
+    file = f"<eventbus {signal} {next(_numbers)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    return compile(source, file, "exec")
+    code = compile(source, file, "exec")
+    weakref.finalize(code, linecache.cache.pop, file, None).atexit = False
+    return code
 
 
 def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
@@ -164,6 +170,10 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
         "_eb_not_due": NOT_DUE,
         "_eb_window": (1, 0),
         "_eb_not_sent": NotSentError,
+        "_eb_Exception": Exception,  # fields may have the names of builtins
+        "_eb_KeyError": KeyError,
+        "_eb_int": int,
+        "_eb_len": len,
         "_eb_dicts": DICTS,
         "_eb_shown": Shown,
         "_eb_event": functools.partial(Event, signal, emitter),

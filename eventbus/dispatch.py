@@ -97,7 +97,9 @@ def _run(
     if signal.begins:
         signal.begin(emitter)
     plan = signal.plan(emitter)
-    event = Event(signal, emitter, read_only(fields, signal.value), extra, outer) if plan else None
+    if not plan and not emitter.bus.inbox.untold:  # who tells of a stop says where
+        return _run_event(signal, emitter, plan, None)
+    event = Event(signal, emitter, read_only(fields, signal.value), extra, outer)
     return _run_event(signal, emitter, plan, event)
 
 
@@ -134,9 +136,9 @@ def _run_event(
     return Answers(answers.pending, tuple(given)) if given else answers
 
 
-def settle(signal: EventSignal[...], emitter: Emitter) -> Answers:
+def settle(signal: EventSignal[...], emitter: Emitter, fields: dict[str, Any]) -> Answers:
     """Return what is pending after an emission in which nobody said anything."""
-    return _run_event(signal, emitter, (), None)
+    return _run_event(signal, emitter, (), Event(signal, emitter, fields))
 
 
 def _call_all(plan: Plan, event: Event, given: Given, began: Began | None) -> None:

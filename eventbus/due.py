@@ -14,7 +14,7 @@ from eventbus.errors import HandlerError
 if TYPE_CHECKING:
     from eventbus.event import Event
 
-__all__ = ["Due", "Filter", "Site", "as_filter", "in_place_of"]
+__all__ = ["Due", "Filter", "Site", "as_filter", "bound", "in_place_of"]
 
 Due = Callable[["Event"], bool]
 
@@ -49,12 +49,16 @@ class Filter:
         """Make the test for one subscription on one signal; state lives there, never here."""
         raise NotImplementedError
 
+    def on_clock(self, site: Site) -> Due | None:
+        """Make a test of the clock that holds wherever this may; None where there is none."""
+        return None
+
     def expression(self, clock: str) -> str | None:
         """Return the test as source over the clock, or None where it reads more than that."""
         return None
 
     def precondition(self, clock: str) -> str | None:
-        """Return source that is true wherever the filter may be; None where there is none."""
+        """Return the test of `on_clock` as source."""
         return self.expression(clock)
 
     def next_due(self, clock: int) -> float:
@@ -98,13 +102,22 @@ class Predicate(Filter):
 
 
 class Both(Filter):
-    """True where both are; the right one is not asked where the left one is false."""
+    """True where both are; the right one is not asked where the left one is false.
+
+    What reads more than the clock is not asked where the clock says no, on whichever side it is.
+    """
 
     def __init__(self, left: Filter, right: Filter) -> None:
         self.left, self.right = left, right
 
     def bind(self, site: Site) -> Due:
         left, right = self.left.bind(site), self.right.bind(site)
+        return lambda event: left(event) and right(event)
+
+    def on_clock(self, site: Site) -> Due | None:
+        left, right = self.left.on_clock(site), self.right.on_clock(site)
+        if left is None or right is None:
+            return left or right
         return lambda event: left(event) and right(event)
 
     def expression(self, clock: str) -> str | None:
@@ -137,6 +150,12 @@ class Either(Filter):
         left, right = self.left.bind(site), self.right.bind(site)
         return lambda event: left(event) or right(event)
 
+    def on_clock(self, site: Site) -> Due | None:
+        left, right = self.left.on_clock(site), self.right.on_clock(site)
+        if left is None or right is None:
+            return None
+        return lambda event: left(event) or right(event)
+
     def expression(self, clock: str) -> str | None:
         return _joined("or", self.left.expression(clock), self.right.expression(clock))
 
@@ -160,6 +179,9 @@ class Not(Filter):
         inner = self.inner.bind(site)
         return lambda event: not inner(event)
 
+    def on_clock(self, site: Site) -> Due | None:
+        return None if self.expression("") is None else self.bind(site)
+
     def expression(self, clock: str) -> str | None:
         inner = self.inner.expression(clock)
         return inner and f"(not {inner})"
@@ -170,6 +192,19 @@ class Not(Filter):
 
     def __repr__(self) -> str:
         return f"~{_bracket(self.inner, Both, Either)}"
+
+
+def bound(when: Filter, site: Site) -> Due:
+    """Make the whole test of a filter for one subscription on one signal.
+
+    The clock is read first, as compiled functions do it: so a predicate that remembers what it saw
+    is asked the same number of times either way.
+    """
+    due = when.bind(site)
+    may_be_due = None if when.expression("") is not None else when.on_clock(site)
+    if may_be_due is None:
+        return due
+    return lambda event: may_be_due(event) and due(event)
 
 
 def as_filter(when: Any) -> Filter:

@@ -152,7 +152,7 @@ class Emitter:
 
     def has_asked_for(self, name: str) -> bool:
         """Tell whether a signal was emitted through here, or fetched to be."""
-        return any(port.signal.name == name for port in self.ports.values())
+        return any(port.signal.name == name for port in list(self.ports.values()))
 
     @property
     def answers(self) -> Answers:
@@ -161,12 +161,12 @@ class Emitter:
 
     def let_go(self) -> None:
         """Forget the ports: they hold this emitter, and so the run's model, in a cycle."""
-        for port in self.ports.values():
+        ports, self.ports = self.ports, {}  # other threads may be emitting: they add to new ones
+        labelled, self._labelled = self._labelled, {}
+        for port in ports.values():
             port.reset()
-        self.ports.clear()
-        for other in self._labelled.values():
+        for other in labelled.values():
             other.let_go()
-        self._labelled.clear()
 
     def labelled(self, sender: str) -> Emitter:
         """Return the same run's emitter under another label."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from eventbus.answers import Answer, Answers, SkipBatch, Stop, StopEpoch
@@ -88,7 +89,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         """The field that handlers may replace, where this is a transform."""
         return self.declaration.value if self.declaration is not None else None
 
-    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+    def emit(self, /, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit from the bus itself: the typed path for hot loops.
 
         It may be kept, `emit = signal.emit`: handlers that come later are called, too.
@@ -169,28 +170,30 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
         if emitter is self.bus.root:
             return self._root_port
         port = Port(emitter, self)
-        with self._lock:
-            self._ports = [ref for ref in self._ports if ref() is not None]
-            self._ports.append(weakref.ref(port))
+        for ref in tuple(self._ports):
+            if ref() is None:
+                with suppress(ValueError):  # another thread was faster
+                    self._ports.remove(ref)
+        self._ports.append(weakref.ref(port))
         return port
 
     def install(
         self, port: Port[...], plan: Plan, emit: Callable[..., Answers], by_name: ByName
     ) -> None:
         """Have a port use functions made for a plan, if that is still the plan."""
-        with self._lock:
+        with self._held():
             if self._plans.get(port.emitter.reach) is plan:
                 port.settle(emit, by_name)
 
     def install_by_name(self, port: Port[...], plan: Plan, by_name: ByName) -> None:
         """Have a port that is settled use this one by name, if the plan is still the plan."""
-        with self._lock:
+        with self._held():
             if port.settled and self._plans.get(port.emitter.reach) is plan:
                 port.settle_by_name(by_name)
 
     def install_transform(self, port: Port[...], plan: Plan, transform: Transform) -> None:
         """Have a port use a function made for this transform, if the plan is still the plan."""
-        with self._lock:
+        with self._held():
             if self._plans.get(port.emitter.reach) is plan:
                 port.settle_transform(transform)
 
@@ -202,7 +205,7 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def _drop(self) -> None:
         super()._drop()
         self._plans = {}
-        for ref in self._ports:
+        for ref in tuple(self._ports):
             port = ref()
             if port is not None:
                 port.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -34,9 +35,9 @@ def blame(error: Exception, label: str, event: Event) -> Exception:
         error = wrapped
     note = f"in handler {label!r}, {event.where()}"
     if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
-    error.__traceback__ = _from_the_handler(error.__traceback__)
-    return error
+        with suppress(Exception):  # a frozen one takes no note
+            error.add_note(note)
+    return error.with_traceback(_from_the_handler(error.__traceback__))
 
 
 def _from_the_handler(traceback: TracebackType | None) -> TracebackType | None:
@@ -77,7 +78,7 @@ class Failures:
         try:
             self._tell(label, error, event, emitter)
         finally:
-            error.__traceback__ = None  # its frames would keep the batch alive
+            error.with_traceback(None)  # its frames would keep the batch alive
 
     def _log_first(self, subscription: Subscription, error: Exception, event: Event) -> None:
         logged = self._logged.setdefault(subscription, set())

@@ -63,6 +63,9 @@ class OnCount(Filter):
 
         return due
 
+    def on_clock(self, site: Site) -> Due | None:
+        return self.bind(site)
+
     def expression(self, clock: str) -> str | None:
         return self.source.format(c=clock)
 
@@ -146,7 +149,8 @@ def at(*numbers: int) -> Filter:
     return OnCount(
         at,
         numbers,
-        lambda clock: +clock in wanted,  # what is no number is refused, as by the others
+        # What is no number is refused, as by the others; a tensor is not found in a set.
+        lambda clock: any(+clock == number for number in numbers),
         f"({{c}} in {{{{{text}}}}})",
         lambda clock: min((number for number in wanted if number > clock), default=math.inf),
     )

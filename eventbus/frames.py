@@ -7,7 +7,7 @@ some thread is inside one, and only then the stack is walked. It knows the threa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.port import Port
 
-__all__ = ["MARK", "SENT", "UNSENT", "Underway", "interpreters", "retire", "sent", "surrounding"]
+__all__ = [
+    "MARK",
+    "SENT",
+    "UNSENT",
+    "Underway",
+    "interpreters",
+    "lasting",
+    "retire",
+    "sent",
+    "surrounding",
+]
 
 MARK = "_eb_port"
 """The global by which the frame of a compiled function is known; its value is the port."""
@@ -87,8 +97,19 @@ def retire(emit: FunctionType, port: Port[...]) -> None:
 
     Somebody may have kept it: `emit = signal.emit`. Where it is running it goes on as it is.
     """
-    emit.__globals__["_eb_again"] = type(port).emit.__get__(port)
+    emit.__globals__["_eb_again"] = _method(port)
     emit.__code__ = _retired.__code__
+
+
+def lasting(target: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method that a compiled function stands for; anything else as it is."""
+    port = target.__globals__.get(MARK) if isinstance(target, FunctionType) else None
+    return target if port is None else _method(port)
+
+
+def _method(port: Port[...]) -> Callable[..., Any]:
+    emit: Callable[..., Any] = type(port).emit.__get__(port)
+    return emit
 
 
 def _retired(*args: Any, **fields: Any) -> Answers:
@@ -107,6 +128,7 @@ def _event_in(frame: FrameType) -> Event | None:
         return None
     values = frame.f_locals
     fields = values.get(SENT)
-    if fields is None:
-        fields = sent({name: values[name] for name in port.signal.declaration.fields})
+    if fields is None:  # declared anew meanwhile, it may have fields that the function has not
+        declared = port.signal.declaration.fields
+        fields = sent({name: values[name] for name in declared if name in values})
     return Event(port.signal, port.emitter, fields)

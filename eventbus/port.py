@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.frames import Underway, retire, surrounding
+from eventbus.frames import UNSENT, retire, surrounding
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from eventbus.emitter import Emitter
     from eventbus.event import Event
     from eventbus.event_signal import EventSignal
-    from eventbus.pending import Pending
     from eventbus.plan import Plan
 
 __all__ = ["DECLINED", "Port", "Transform"]
@@ -99,15 +98,18 @@ class Port(Generic[P]):
         """Return whose emission it is, inside of `outer`."""
         return self.emitter
 
-    def emit(self, *args: P.args, **fields: P.kwargs) -> Answers:
+    def emit(self, /, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit the fields, given by name; return all pending answers."""
         if args:
-            raise TypeError(f"the fields of {self.signal.name!r} are given by name; got {args!r}")
+            raise self._not_by_name(args[0])
         made: Callable[..., Answers] | None = self._made
         if made is not None:  # `emit = port.emit` was kept from before
             return made(**fields)
         self.signal.refuse_context(fields)
         return self.interpret(fields, sys._getframe(1))
+
+    def _not_by_name(self, value: Any) -> TypeError:
+        return TypeError(f"the fields of {self.signal.name!r} are given by name; got {value!r}")
 
     def emit_settled(self, fields: dict[str, Any]) -> Answers | None:
         """Emit by the compiled function; None where that does not take these fields."""
@@ -119,8 +121,10 @@ class Port(Generic[P]):
                 raise
         return None
 
-    def slow(self, fields: dict[str, Any]) -> Answers:
+    def slow(self, fields: dict[str, Any], by_position: Any = UNSENT) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
+        if by_position is not UNSENT:
+            raise self._not_by_name(by_position)
         # The compiled function's own frame is no emission that this one could be inside of.
         return self.interpret(fields, sys._getframe(1).f_back)
 
@@ -143,8 +147,8 @@ class Port(Generic[P]):
 
     def transform_slowly(self, value: Any, fields: dict[str, Any], start: FrameType | None) -> Any:
         """Transform what no function was made for, or not for this moment, from code in `start`."""
-        if self._is_for_nobody(fields):
-            plan = self.signal.plan(self.emitter)
+        plan = self.signal.plan(self.emitter)
+        if not plan and self._is_kept(fields):
             self.signal.install_transform(self, plan, self._keeper())
             return value
         outer = surrounding(self.emitter.bus, start)
@@ -154,13 +158,12 @@ class Port(Generic[P]):
             self._warm_up(shape)
         return made
 
-    def _is_for_nobody(self, fields: dict[str, Any]) -> bool:
-        """Tell whether nobody listens and no answer is pending: then a value stays what it is."""
+    def _is_kept(self, fields: dict[str, Any]) -> bool:
+        """Tell whether a value stays what it is where nobody listens: no answer is pending."""
         signal, emitter, underway = self.signal, self.emitter, self.emitter.bus.underway
         # Inside of another run's emission it may be for that run.
         return (
             emitter.pending.quiet
-            and not signal.plan(emitter)
             and not underway.busy
             and signal.value is not None
             and signal.value not in fields
@@ -171,8 +174,7 @@ class Port(Generic[P]):
         """Return what keeps the values of this transform, to which nobody listens."""
         declaration = self.signal.declaration
         assert declaration is not None, "it has a value"
-        names = declaration.fields.keys() - {declaration.value}
-        return _keeping(self.emitter.pending, self.emitter.bus.underway, frozenset(names))
+        return _keeping(self, frozenset(declaration.fields.keys() - {declaration.value}))
 
     def settle_transform(self, transform: Transform) -> None:
         """Use this one where the signal is given by name, with its fields in a dict."""
@@ -200,10 +202,15 @@ class Port(Generic[P]):
         return inert_port, (self.emitter.sender, self.signal.name)
 
 
-def _keeping(pending: Pending, underway: Underway, names: frozenset[str]) -> Transform:
+def _keeping(port: Port[...], names: frozenset[str]) -> Transform:
     """Return a transform to which nobody listens: the value stays what it is."""
+    pending, underway = port.emitter.pending, port.emitter.bus.underway
 
-    def keep(value: Any, fields: dict[str, Any]) -> Any:
+    def keep(
+        value: Any,
+        fields: dict[str, Any],
+        _port: Port[...] = port,  # held: it is what takes this away again
+    ) -> Any:
         if pending.quiet and not underway.busy and fields.keys() <= names:
             return value
         return DECLINED

@@ -7,7 +7,6 @@ in `compiled`, where the source is described.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from eventbus.calling import REQUIRED, Want
@@ -58,7 +57,6 @@ class Writer:
         self.shape = shape
         declaration = port.signal.declaration
         assert declaration is not None, "see can_compile"
-        self._parameters = declaration.fields
         self.fields = list(declaration.fields)
         self.clock = declaration.clock
         self.names: dict[str, Any] = {}
@@ -87,29 +85,27 @@ class Writer:
         self.lines.append("    " * depth + line)
 
     def _head(self) -> None:
-        asked = self._required()
-        required = [name for name in asked if not self._is_optional(name)]
-        others = [f"{name}=_eb_unsent" for name in self.fields if name not in required]
-        self._put(0, f"def emit({', '.join([*required, *others])}):")
-        unsent = [f"{name} is _eb_unsent" for name in asked if name not in required]
-        tests = ["_eb_underway.busy", *unsent]
+        # All have a default: what is not sent the interpreter fills in, or words the failure. To
+        # take them by keyword alone would cost more than the one that stands in front of them.
+        names = ["_eb_first", *self.fields]
+        self._put(0, f"def emit({', '.join(f'{name}=_eb_unsent' for name in names)}):")
+        looked_at = {self.clock} if self._is_filtered else set()  # by `_check_clock`
+        asked = [name for name in self._required() if name not in looked_at]
+        unsent = [f"{name} is _eb_unsent" for name in asked]
+        tests = ["_eb_underway.busy", "_eb_first is not _eb_unsent", *unsent]
         self._put(1, f"if {' or '.join(tests)}:")
-        self._put(2, f"return {self._slow()}")
-
-    def _is_optional(self, name: str) -> bool:
-        """Tell whether the loop may leave a field out: who asks for it fails then, the rest run."""
-        return self._parameters[name].default is not Parameter.empty
+        self._put(2, f"return _eb_slow({self._sent()}, _eb_first)")
 
     def _head_by_name(self, shape: tuple[str, ...]) -> None:
         # One dict, as `emit(name, **fields)` has it: to spread it over parameters costs more.
         self._put(0, f"def emit({SENT}):")
         absent = [] if self.plan else [f"{name!r} not in {SENT}" for name in shape]
-        self._put(1, f"if {' or '.join([f'len({SENT}) != {len(shape)}', *absent])}:")
+        self._put(1, f"if {' or '.join([f'_eb_len({SENT}) != {len(shape)}', *absent])}:")
         self._put(2, "return None")
         if shape and self.plan:
             self._put(1, "try:")
             self._put(2, "; ".join(f"{name} = {SENT}[{name!r}]" for name in shape))
-            self._put(1, "except KeyError:")
+            self._put(1, "except _eb_KeyError:")
             self._put(2, "return None")
         tests = ["_eb_underway.busy"]
         if self.port.signal.begins:  # what is pending may be of the span before
@@ -121,6 +117,10 @@ class Writer:
         is_transform = self.port.signal.value is not None  # it declines: who asked interprets
         return "None" if is_transform else f"_eb_slow({self._sent()})"
 
+    @property
+    def _is_filtered(self) -> bool:
+        return any(_filtered(planned) for planned in self.plan)
+
     def _is_never_sent(self, name: str) -> bool:
         return self.shape is not None and name not in self.shape
 
@@ -131,12 +131,14 @@ class Writer:
         return f"_eb_sent({{{items}}})"
 
     def _settle(self, depth: int) -> None:
-        self._put(depth, "return _eb_none if _eb_pending.quiet else _eb_settle()")
+        self._put(depth, f"return _eb_none if _eb_pending.quiet else _eb_settle({self._sent()})")
 
     def _body(self) -> None:
         self._check_clock()
         always = [i for i, planned in enumerate(self.plan) if not _filtered(planned)]
         windowed = self._window()
+        if windowed:
+            self._put(1, "global _eb_window")
         if windowed and not always:
             self._return_early()
         if any(self._needs_event(planned) for planned in self.plan):
@@ -152,7 +154,7 @@ class Writer:
             self._put(2, "else:")
             depth = 3
         if windowed:
-            self._put(depth, f"_eb_windows.after({self.clock})")
+            self._put(depth, f"_eb_window = _eb_after({self.clock})")
         self._all(depth)
         self._tail()
 
@@ -177,8 +179,8 @@ class Writer:
             before = test
 
     def _tail(self) -> None:
-        self._put(1, "except Exception as error:")
-        self._put(2, "_eb_error = error")
+        self._put(1, "except _eb_Exception as _eb_raised:")
+        self._put(2, "_eb_error = _eb_raised")
         self._put(1, "else:")
         self._settle(2)
         self._put(1, "finally:")
@@ -190,7 +192,7 @@ class Writer:
 
     def _required(self) -> list[str]:
         asked = {name for planned in self.plan for name in self._always_asked(planned)}
-        if any(_filtered(planned) for planned in self.plan):
+        if self._is_filtered:
             asked.add(self.clock or "")
         return [name for name in self.fields if name in asked]
 
@@ -206,14 +208,14 @@ class Writer:
                 self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
 
     def _may_show(self, planned: PlannedCall, name: str) -> bool:
-        if self._arguments(planned) is None:
+        if self._needs_event(planned):
             return True
         assert planned.receiver is not None, "a plain receiver takes all"
         return any(want.name == name for want in planned.receiver.subscription.wants.each)
 
     def _check_clock(self) -> None:
-        if self.clock is not None and any(_filtered(planned) for planned in self.plan):
-            self._put(1, f"if {self.clock}.__class__ is not int:")
+        if self.clock is not None and self._is_filtered:
+            self._put(1, f"if {self.clock}.__class__ is not _eb_int:")
             self._put(2, f"return {self._slow()}")
 
     def _window(self) -> bool:
@@ -221,7 +223,7 @@ class Writer:
         always = len(self.plan) - len(filtered)
         if self.clock is None or len(filtered) < FEW or always > UNROLLED:
             return False
-        self.names["_eb_windows"] = Windows(self.names, "_eb_window", filtered)
+        self.names["_eb_after"] = Windows(filtered).after
         return True
 
     # -- one handler
@@ -311,7 +313,9 @@ class Writer:
         if want.name in self.fields:
             return self._field(receiver, want)
         context = self.port.emitter.context
-        if want.name == "event" or (want.name in CONTEXT and want.name not in context):
+        if want.name == "event":
+            return None
+        if want.name in CONTEXT and want.name not in context:
             return None if want.default is REQUIRED else self._constant(want.default)
         if want.name in CONTEXT:
             return self._constant(context[want.name])

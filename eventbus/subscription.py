@@ -11,7 +11,7 @@ from blinker import ANY
 
 from eventbus.background import Background, as_background, refuse_held
 from eventbus.calling import NOT_DUE, Wants, check_runs, check_wants, make_call, read_wants
-from eventbus.due import Filter, as_filter
+from eventbus.due import Filter, as_filter, bound
 from eventbus.errors import FieldError
 from eventbus.handle import Handle
 from eventbus.handler_names import check_label
@@ -206,7 +206,7 @@ class Receiver:
         self.ran = False
         self.calls = 0  # while interpreted, as all are while they are profiled
         self.call = self.check()
-        self.due = subscription.when.bind(self) if subscription.when is not None else None
+        self.due = bound(subscription.when, self) if subscription.when is not None else None
 
     def plug(self) -> None:
         """Take part from the next emission on."""

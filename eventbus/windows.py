@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventbus.due import Filter
@@ -18,35 +18,32 @@ TRIAL = 64
 
 
 class Windows:
-    """Keeps one window, an immutable pair, in the names of a compiled function.
+    """Finds the windows of a compiled function, which keeps one at a time.
+
+    A window is an immutable pair `(first, end)`: a clock in `range(first, end)` needs no look.
 
     Parameters
     ----------
-    names, key
-        Where the pair `(first, end)` is put; a clock in `range(first, end)` needs no look.
     planned
         The handlers with filters.
     """
 
-    def __init__(self, names: dict[str, Any], key: str, planned: list[PlannedCall]) -> None:
-        self._names = names
-        self._key = key
+    def __init__(self, planned: list[PlannedCall]) -> None:
         self._filters = _distinct(planned)
         self._made = 0
         self._spared = 0.0
 
-    def after(self, clock: int) -> None:
-        """Put the window that begins at `clock`, or after it where one may be due at it."""
+    def after(self, clock: int) -> tuple[int, float]:
+        """Return the window that begins at `clock`, or after it where one may be due at it."""
         if self._made > TRIAL and self._spared < self._made * len(self._filters):
             # Many distinct periods: to look for the next one costs more than it spares.
-            self._names[self._key] = NEVER
-            return
+            return NEVER
         first, end = clock, self._next(clock - 1)
         if end <= clock:
             first, end = clock + 1, self._next(clock)
         self._made += 1
         self._spared += min(end - first, 1000)
-        self._names[self._key] = (first, end)
+        return first, end
 
     def _next(self, clock: int) -> float:
         return min(each.next_due(clock) for each in self._filters)

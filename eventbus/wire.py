@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from blinker import ANY, NamedSignal, Signal
@@ -55,8 +56,9 @@ class OrderedSignal(Signal):
     """
 
     def __init__(self, doc: str | None = None) -> None:
-        self._lock = threading.Lock()
-        self._orphans: deque[tuple[str, Any, weakref.ref[Any]]] = deque()
+        self._lock = threading.RLock()  # the garbage collector, or an OS signal, comes at any time
+        self._is_held = False
+        self._orphans: deque[tuple[str, Any, Any]] = deque()
         self._order: dict[Any, tuple[int, int]] = {}
         self._rosters: dict[Any, Roster] = {}
         self._connections = 0
@@ -144,8 +146,12 @@ class OrderedSignal(Signal):
 
     def _disconnect(self, receiver_id: Any, sender_id: Any) -> None:
         # The single funnel of blinker's removals.
-        with self._changing():
-            self._remove(receiver_id, sender_id)
+        with self._lock:
+            if self._is_held:  # by this thread: a `__del__`, or an OS signal, in the midst of it
+                self._orphans.append(("pair", receiver_id, sender_id))
+                return
+            with self._changing():
+                self._remove(receiver_id, sender_id)
 
     def _remove(self, receiver_id: Any, sender_id: Any) -> None:
         super()._disconnect(receiver_id, sender_id)
@@ -213,16 +219,32 @@ class OrderedSignal(Signal):
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with self._lock:
+        with self._held():
             try:
                 yield
             finally:
-                self._drain()
                 self._drop()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock; what this very thread is to remove meanwhile waits for the end."""
+        with self._lock:
+            if self._is_held:
+                yield
+                return
+            self._is_held = True
+            try:
+                yield
+            finally:
+                if self._orphans:
+                    self._drain()
+                    self._drop()
+                self._is_held = False
 
     def renew_lock(self) -> None:
         """Take a new lock and forget who is called: for a forked child, where it may be held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_held = False
         self._drop()
 
     def _drop(self) -> None:
@@ -251,18 +273,20 @@ class OrderedSignal(Signal):
         # Never waits: whoever holds the lock, perhaps this very thread, drains when done.
         if self._lock.acquire(blocking=False):
             try:
-                self._drain()
-                self._drop()
+                with self._held():
+                    pass
             finally:
                 self._lock.release()
 
     def _drain(self) -> None:
         while self._orphans:
-            kind, key, ref = self._orphans.popleft()
+            kind, key, other = self._orphans.popleft()
             # An id may have been used again meanwhile: only the very reference is removed.
-            if kind == "receiver" and self.receivers.get(key) is ref:
+            if kind == "pair":
+                self._remove(key, other)
+            elif kind == "receiver" and self.receivers.get(key) is other:
                 self._remove(key, ANY_ID)
-            elif kind == "sender" and self._weak_senders.get(key) is ref:
+            elif kind == "sender" and self._weak_senders.get(key) is other:
                 self._forget_sender(key)
 
     def _forget_sender(self, sender_id: Any) -> None:
@@ -342,17 +366,20 @@ class OrderedSignal(Signal):
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         if sender_id not in self._by_sender:
             sender_id = ANY_ID  # so that passing objects as senders does not fill the cache
-        roster = self._rosters.get(sender_id)
+        rosters = self._rosters  # a change puts a new dict here: a stale one lands in the old
+        roster = rosters.get(sender_id)
         if roster is None:
             with self._lock:
-                roster = self._rosters[sender_id] = self._build(sender_id)
+                roster = rosters[sender_id] = self._build(sender_id)
         return roster
 
     def _build(self, sender_id: Any) -> Roster:
         empty: frozenset[Any] = frozenset()
         ids = self._by_sender.get(ANY_ID, empty) | self._by_sender.get(sender_id, empty)
-        ordered = sorted((self._order[i], i) for i in ids if i in self.receivers)
-        entries = (_entry(self.receivers[receiver_id]) for _, receiver_id in ordered)
+        # An OS signal may emit while one is being connected: then it is not there yet.
+        found = [(self._order.get(i), i, self.receivers.get(i)) for i in ids]
+        held = [each for each in found if each[0] is not None and each[2] is not None]
+        entries = (_entry(each[2]) for each in sorted(held, key=itemgetter(0, 1)))
         return tuple(entry for entry in entries if entry is not None)
 
     def _clear_state(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, SkipBatch, Stop, StopEpoch
+from eventbus import Emitter, EventBus, SkipBatch, Stop, StopEpoch, every
 
 from .recorders import MISTAKE, assert_says
 
@@ -286,3 +286,20 @@ def test_a_run_that_is_opened_again_without_being_closed_has_none_of_the_stops_b
     bus.answer(Stop("for the first one"))
     assert loop.emit("batch_finished", epoch=1, step=1).stop is not None
     assert loop.emit("run_opened").stop is None
+
+
+@pytest.mark.parametrize("listeners", [0, 1, 20])
+@pytest.mark.parametrize("emitted_before", [3, 20])
+def test_a_stop_from_elsewhere_is_told_where_it_was_heard(
+    bus: EventBus, listeners: int, emitted_before: int
+) -> None:
+    told: list[tuple[int, int]] = []
+    bus.on("stop_requested")(lambda epoch, step: told.append((epoch, step)))
+    for _ in range(listeners):
+        bus.on("batch_finished", when=every(1000))(lambda: None)
+    loop = bus.bind(sender="train")
+    for step in range(1, emitted_before + 1):
+        loop.emit("batch_finished", epoch=1, step=step)
+    bus.answer(Stop("SIGTERM"))
+    loop.emit("batch_finished", epoch=1, step=emitted_before + 1)
+    assert told == [(1, emitted_before + 1)]

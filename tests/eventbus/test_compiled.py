@@ -13,8 +13,20 @@ from typing import Any
 
 import pytest
 
+import eventbus.compiled
 import eventbus.port
-from eventbus import Emitter, EventBus, FieldError, Filter, Stop, at, every, from_, until
+from eventbus import (
+    Emitter,
+    EventBus,
+    FieldError,
+    Filter,
+    Stop,
+    at,
+    every,
+    from_,
+    handles,
+    until,
+)
 from eventbus.frames import SENT
 from eventbus.shown import Shown
 from eventbus.signals import batch_finished
@@ -245,7 +257,7 @@ def test_the_source_is_shown_in_tracebacks(bus: EventBus) -> None:
     frames = traceback.extract_tb(caught.value.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith("<eventbus batch_finished")]
     assert [frame.line for frame in ours] == ["_eb_r = _eb_h0(step)"]
-    assert linecache.getline(ours[0].filename, 1).startswith("def emit(step")
+    assert linecache.getline(ours[0].filename, 1).startswith("def emit(")
 
 
 def test_after_an_interrupt_the_next_emission_is_outermost_again(bus: EventBus) -> None:
@@ -558,3 +570,160 @@ def test_each_filter_is_heard_among_many(
     steps(loop, *range(1, 151))
     due = {n: [(None, step) for step in range(1, 151) if is_due(n, step)] for n in seen}
     assert seen == due
+
+
+Emission = Callable[[int], object]
+
+
+def emissions(bus: EventBus, loop: Emitter, **fields: Any) -> list[Emission]:
+    """Ways to emit `batch_finished` of a step: by name and by the typed path, compiled at once."""
+    signal = bus.signal(batch_finished)
+    return [
+        lambda step: loop.emit("batch_finished", epoch=1, step=step, **fields),
+        lambda step: signal.emit(epoch=1, step=step, **fields),
+    ]
+
+
+def test_an_event_that_is_asked_for_with_a_default_is_given(bus: EventBus, loop: Emitter) -> None:
+    names: list[str] = []
+    bus.on("batch_finished")(lambda step, event=None: names.append(getattr(event, "name", "none")))
+    for emit in emissions(bus, loop):
+        for step in range(4):
+            emit(step)
+    assert names == ["batch_finished"] * 8
+
+
+@pytest.mark.parametrize("name", ["error", "len", "int", "KeyError", "Exception", "self"])
+def test_a_field_may_have_the_name_of_what_python_has(bus: EventBus, name: str) -> None:
+    stub: dict[str, Any] = {}
+    exec(f"def sample_drawn(*, step: int, {name}: int) -> None: ...", stub)
+    drawn = bus.declare(clock="step")(stub["sample_drawn"])
+    failed: list[str] = []
+
+    @bus.on(drawn, when=every(2), on_error="isolate")
+    def fail(step: int) -> None:
+        raise ValueError("the handler's own")
+
+    bus.on("handler_failed")(lambda exception: failed.append(str(exception)))
+    fields = {name: 1}
+    for emit in (bus.signal(drawn).emit, partial(bus.emit, drawn)):
+        bus.signal(drawn).changed()
+        for step in (1, 2, 3):
+            emit(step=step, **fields)
+    assert failed == ["the handler's own"] * 2
+
+
+def test_what_a_loop_does_not_send_is_filled_in_by_the_emission_around_it(
+    bus: EventBus, loop: Emitter
+) -> None:
+    drawn_at: list[int] = []
+
+    @bus.declare(clock="step")
+    def sample_drawn(*, step: int, text: str) -> None: ...
+
+    bus.on(sample_drawn)(lambda step: drawn_at.append(step))
+    inner: Any = bus.signal(sample_drawn)
+    bus.on("batch_finished")(lambda: inner.emit(text="to be"))
+    for _ in range(3):
+        inner.emit(step=0, text="or not")
+    del drawn_at[:]
+    steps(loop, 1, 2, 3)
+    assert drawn_at == [1, 2, 3]
+
+
+def test_a_required_field_that_is_not_sent_fails_who_asks_for_it_alone(
+    bus: EventBus, loop: Emitter
+) -> None:
+    ran: list[int] = []
+    failed: list[str] = []
+    bus.on("batch_finished", name="reader", on_error="isolate")(lambda epoch: None)
+    bus.on("batch_finished")(lambda step: ran.append(step))
+    bus.on("handler_failed")(lambda handler: failed.append(handler))
+    signal: Any = loop.signal(batch_finished)
+    for step in (1, 2, 3):
+        signal.emit(epoch=1, step=step)
+    signal.emit(step=4)
+    assert (ran, failed) == ([1, 2, 3, 4], ["reader"])
+
+
+def test_the_emit_of_another_bus_is_a_handler_whatever_changes_there(bus: EventBus) -> None:
+    other = EventBus()
+    heard: list[int] = []
+    forwarded: Any = other.signal(batch_finished)
+    other.on("batch_finished")(lambda step: heard.append(step))
+    for step in (1, 2, 3):
+        forwarded.emit(epoch=1, step=step)
+    bus.on("batch_finished")(forwarded.emit)
+    other.on("batch_finished")(lambda step: heard.append(step * 10))
+    for step in (4, 5):
+        bus.emit("batch_finished", epoch=1, step=step)
+    assert heard == [1, 2, 3, 4, 40, 5, 50]
+
+
+def test_fields_by_position_are_refused_once_compiled(loop: Emitter) -> None:
+    signal: Any = loop.signal(batch_finished)
+    for step in (1, 2, 3):
+        signal.emit(epoch=1, step=step)
+    with pytest.raises(TypeError, match="'batch_finished' are given by name; got 1"):
+        signal.emit(1, 2)
+
+
+def test_a_predicate_cannot_change_what_others_see(bus: EventBus, loop: Emitter) -> None:
+    refused: list[int] = []
+
+    def write(step: int, metrics: dict[str, float]) -> bool:
+        try:
+            metrics["seen"] = 1.0
+        except TypeError:
+            refused.append(step)
+        return True
+
+    bus.on("batch_finished", when=write)(lambda: None)
+    metrics = {"loss": 0.5}
+    for emit in emissions(bus, loop, metrics=metrics):
+        for step in range(3):
+            emit(step)
+    assert (refused, metrics) == ([0, 1, 2] * 2, {"loss": 0.5})
+
+
+def test_a_signal_may_be_declared_anew_with_more_fields_from_inside(bus: EventBus) -> None:
+    def declare(with_more: bool) -> Any:
+        def sample_drawn(*, step: int) -> None: ...
+
+        def more_drawn(*, step: int, more: int = 0) -> None: ...
+
+        stub = more_drawn if with_more else sample_drawn
+        stub.__name__ = stub.__qualname__ = "sample_drawn"  # as of a notebook's cell, run again
+        return bus.declare(clock="step")(stub)
+
+    outer_steps: list[int] = []
+    signal: Any = bus.signal(declare(with_more=False))
+
+    @bus.on("sample_drawn")
+    def declare_anew(step: int) -> None:
+        if step == 3:
+            declare(with_more=True)
+            bus.emit("batch_finished", epoch=1)
+
+    bus.on("batch_finished")(lambda step: outer_steps.append(step))
+    for step in (1, 2, 3):
+        signal.emit(step=step)
+    assert outer_steps == [3]
+
+
+def test_sources_are_shown_as_long_as_they_may_run(
+    bus: EventBus, loop: Emitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventbus.compiled, "_code", eventbus.compiled._code.__wrapped__)
+
+    def shown() -> int:
+        return sum(file.startswith("<eventbus batch_finished") for file in linecache.cache)
+
+    bus.on("batch_finished")(lambda step: None)
+    steps(loop, 1, 2, 3)
+    before = shown()
+    for step in range(50):
+        with bus.attach(handles("batch_finished", when=at(step))(lambda: None), name="now"):
+            steps(loop, step, step)
+    steps(loop, 1, 2, 3)
+    assert shown() == before > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import eventbus.port
 from eventbus import Emitter, EventBus, Priority, SkipBatch, Stop
+from eventbus.event_signal import EventSignal
 
 from .recorders import MISTAKE, assert_says
 
@@ -195,3 +197,32 @@ def test_a_transform_kept_from_before_works(bus: EventBus, loop: Emitter) -> Non
     bus.on("batch_loaded")(appending("changed"))
     for _ in range(3):
         assert transform("data", epoch=1, step=1, batch_index=1) == "data changed"
+
+
+def test_who_subscribes_while_nobody_is_found_to_listen_is_called(
+    bus: EventBus, loop: Emitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_context = EventSignal.has_context
+
+    def subscribe_meanwhile(signal: EventSignal[...], fields: dict[str, Any]) -> bool:
+        if not signal.receivers:  # as another thread may, at just that moment
+            bus.on("batch_loaded")(appending("altered"))
+        return has_context(signal, fields)
+
+    monkeypatch.setattr(EventSignal, "has_context", subscribe_meanwhile)
+    load(loop, "first")
+    assert [load(loop, "data") for _ in range(4)] == ["data altered"] * 4
+
+
+def test_who_subscribes_after_a_run_was_closed_is_called_by_a_port_of_it(
+    bus: EventBus, loop: Emitter
+) -> None:
+    port: Any = loop.signal("batch_loaded")
+    loop.emit("run_opened")
+    loop.emit("run_closed", outcome="completed")
+    for _ in range(3):
+        port.transform("data", epoch=1, step=1, batch_index=1)
+    del port
+    gc.collect()
+    bus.on("batch_loaded")(appending("altered"))
+    assert load(loop, "data") == "data altered"

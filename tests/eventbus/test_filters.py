@@ -9,7 +9,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from eventbus import (
     on_rank,
     until,
 )
+from eventbus.due import as_filter
 
 from .recorders import MISTAKE, StepCollector, assert_says
 
@@ -374,3 +377,51 @@ def test_a_torch_that_is_built_without_distributed_is_rank_0(
     monkeypatch.setitem(sys.modules, "torch.distributed", without)
     monkeypatch.delenv("RANK", raising=False)
     assert due_steps(on_rank(0), [1]) == [1]
+
+
+@pytest.mark.parametrize("profiled", [False, True])
+@pytest.mark.parametrize("combine", [lambda p: p & every(4), lambda p: every(4) & p])
+def test_a_predicate_is_asked_where_the_clock_says_so_on_either_side(
+    bus: EventBus, profiled: bool, combine: Any
+) -> None:
+    asked: list[int] = []
+
+    def ask(step: int) -> bool:
+        asked.append(step)
+        return True
+
+    bus.on("batch_finished", when=combine(ask))(lambda: None)
+    if profiled:  # interpreted all along, else compiled
+        bus.profile()
+    for step in range(1, 41):
+        bus.emit("batch_finished", epoch=1, step=step)
+    assert asked == list(range(4, 41, 4))
+
+
+@pytest.mark.parametrize(
+    "combine", [lambda p: p | every(4), lambda p: ~(~as_filter(p) & ~every(4))]
+)
+def test_a_predicate_is_asked_each_time_where_the_clock_alone_cannot_say(
+    bus: EventBus, combine: Any
+) -> None:
+    asked: list[int] = []
+
+    def ask(step: int) -> bool:
+        asked.append(step)
+        return False
+
+    due: list[int] = []
+    bus.on("batch_finished", when=combine(ask))(lambda step: due.append(step))
+    for step in range(1, 9):
+        bus.emit("batch_finished", epoch=1, step=step)
+    assert (asked, due) == ([*range(1, 9)], [4, 8])
+
+
+@pytest.mark.parametrize("clock", [int, float, numpy.int64, numpy.array, torch.tensor])
+@pytest.mark.parametrize("when", [at(2, 4), every(2)])
+def test_a_clock_is_any_number(bus: EventBus, clock: Any, when: Any) -> None:
+    due: list[int] = []
+    bus.on("batch_finished", when=when)(lambda step: due.append(int(step)))
+    for step in range(1, 5):
+        bus.emit("batch_finished", epoch=1, step=clock(step))
+    assert due == [2, 4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -327,3 +328,36 @@ def test_an_isolated_generator_is_refused_where_it_can_make_no_value(bus: EventB
 
     with pytest.raises(HandlerError, match="yields, so on signal 'batch_loaded' its body"):
         bus.on("batch_loaded", on_error="isolate")(halves)
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    text: str
+
+
+def test_an_exception_that_takes_no_note_is_isolated_too(bus: EventBus, loop: Emitter) -> None:
+    failed: list[Exception] = []
+    bus.on("handler_failed")(lambda exception: failed.append(exception))
+
+    @bus.on("batch_finished", on_error="isolate")
+    def fail() -> None:
+        raise FrozenError("mine")
+
+    finish(loop)
+    assert failed == [FrozenError("mine")]
+    assert failed[0].__traceback__ is None
+
+
+def test_an_exception_that_takes_no_note_reaches_the_loop_as_itself(
+    bus: EventBus, loop: Emitter
+) -> None:
+    ran: list[int] = []
+
+    @bus.on("batch_finished", priority=1)
+    def fail() -> None:
+        raise FrozenError("mine")
+
+    bus.on("batch_finished", on_error="isolate")(lambda step: ran.append(step))
+    with pytest.raises(FrozenError, match="mine"):
+        finish(loop)
+    assert len(ran) == 1

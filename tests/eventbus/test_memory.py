@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from eventbus import Emitter, EventBus, Stop, every, from_
+from eventbus.source import FEW
 
 
 class Batch:
@@ -224,3 +225,22 @@ def test_field_names_made_up_at_run_time_do_not_grow(bus: EventBus, loop: Emitte
         loop.emit("sample_drawn", **{f"field {number}": number})
 
     assert growth(emit, 5000) < 60_000  # some are remembered; all of them would be 500 kB
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("number", [1, FEW])
+def test_a_closed_run_lets_go_of_its_model_however_many_handlers_wait_for_a_count(
+    bus: EventBus, number: int
+) -> None:
+    for _ in range(number):
+        bus.on("batch_finished", when=every(100))(lambda model: None)
+    model = Batch()
+    loop = bus.bind(sender="train", model=model)
+    loop.emit("run_opened")
+    for step in range(20):
+        loop.emit("batch_finished", epoch=1, step=step)
+        loop.signal("batch_finished").emit(epoch=1, step=step)
+    loop.emit("run_closed", outcome="completed")
+    died = weakref.ref(model)
+    del model, loop
+    assert died() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import pytest
@@ -193,6 +193,26 @@ def test_detach_of_a_function_leaves_what_was_made_of_it(bus: EventBus, loop: Em
     bus.detach(log)
     loop.emit("epoch_started", epoch=1, step=0)
     assert seen == ["other"]
+
+
+def test_what_a_partial_was_given_no_field_goes_before(bus: EventBus, loop: Emitter) -> None:
+    saved: list[Any] = []
+
+    class Saver:
+        def save(self, model: object, step: int, loss: object = None) -> None:
+            saved.append((model, step, loss))
+
+        save_average = partialmethod(save, model="the average")
+
+    bus.on("batch_finished")(partial(Saver().save, model="the average"))
+    bus.on("batch_finished")(partial(partial(Saver().save, loss=None), model="the average"))
+    bus.on("batch_finished")(Saver().save_average)
+    bus.bind(sender="train", model="raw").emit("batch_finished", epoch=1, step=7, loss=0.5)
+    assert saved == [
+        ("the average", 7, 0.5),
+        ("the average", 7, None),
+        ("the average", 7, 0.5),
+    ]
 
 
 def test_detach_of_a_partial_ends_it_where_it_was_marked(bus: EventBus) -> None:

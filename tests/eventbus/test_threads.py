@@ -8,10 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
-from eventbus import Emitter, EventBus, Stop, every
+from eventbus import Emitter, EventBus, Stop, every, handles
+from eventbus.emitter import LABELS
+from eventbus.port import WARM, Port
 
 
 def at_once(*tasks: Callable[[], object]) -> None:
@@ -292,9 +295,9 @@ def test_each_emission_keeps_its_number_though_another_thread_comes_in_between(
     def let_another_one_emit(number: int) -> bool:
         if number == 1:
             at_once(partial(bus.emit, "kittens_born", number=2))
-        return True
+        return False
 
-    bus.on("kittens_born", when=let_another_one_emit & every(2))(
+    bus.on("kittens_born", when=let_another_one_emit | every(2))(
         lambda number: calls.append(number)
     )
     bus.emit("kittens_born", number=1)
@@ -329,3 +332,50 @@ def test_loops_by_hand_may_have_runs_open_in_several_threads(bus: EventBus) -> N
     at_once(*(partial(task, loop) for loop in loops))
     assert sorted(heard) == ["a", "b", "c"]
     assert bus.open_runs == ()
+
+
+def test_labels_and_runs_that_end_disturb_no_other_thread(bus: EventBus) -> None:
+    def emit_under_many_labels(job: int) -> None:
+        for index in range(300):
+            bus.emit("batch_finished", epoch=1, step=index, sender=f"job-{job}-{index}")
+
+    with switching_often():
+        at_once(*(partial(emit_under_many_labels, job) for job in range(6)))
+    assert len(bus.root._labelled) <= LABELS + 6
+
+
+class Watcher:
+    """Detaches its handler as the garbage collector takes it: it is in a cycle with itself."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self.itself = self
+        self.handle = bus.attach(handles("batch_finished")(lambda: None))
+
+    def __del__(self) -> None:
+        self.handle.detach()
+
+
+def test_what_the_collector_detaches_in_the_midst_of_a_change_is_detached(bus: EventBus) -> None:
+    signal = bus.signal("batch_finished")
+    Watcher(bus)
+    with signal._changing():
+        gc.collect()
+        bus.emit("batch_finished", epoch=1, step=1)  # as an OS signal may
+    assert len(signal.receivers) == 0
+
+
+def test_what_is_detached_while_a_function_is_installed_is_not_called(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    listener = bus.on("batch_finished")(lambda step: calls.append(step))
+    settle = Port.settle
+
+    def detach_meanwhile(port: Port[...], *functions: Any) -> None:
+        bus.detach(listener)
+        settle(port, *functions)
+
+    monkeypatch.setattr(Port, "settle", detach_meanwhile)
+    for step in range(WARM + 5):
+        bus.emit("batch_finished", epoch=1, step=step)
+    assert calls == list(range(WARM + 1))
