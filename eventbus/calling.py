@@ -25,6 +25,9 @@ Getter = Callable[["Event"], Any]
 
 REQUIRED: Any = inspect.Parameter.empty
 
+_METRICS = ("_loss", "_accuracy", "_acc")
+"""What names end with that are keys in `metrics`, not fields."""
+
 
 class Want(NamedTuple):
     """One name that a callable asks for; `default` is `REQUIRED` where it has none."""
@@ -118,9 +121,7 @@ def check_wants(wants: Wants, declaration: Declaration[...], known: Iterable[str
 
 
 def _unknown(wants: Wants, name: str, declaration: Declaration[...]) -> FieldError:
-    hint = did_you_mean(name, (*declaration.fields, *CONTEXT, *RESERVED))
-    if name == "self":
-        hint = "; a method is attached with its object: bus.attach(instance)"
+    hint = _instead_of(name, declaration)
     fields = ", ".join(declaration.fields) or "none"
     return FieldError(
         f"{wants.label} asks for {name!r}, which signal {declaration.name!r} does not carry{hint} "
@@ -129,6 +130,14 @@ def _unknown(wants: Wants, name: str, declaration: Declaration[...]) -> FieldErr
         signal=declaration.name,
         field=name,
     )
+
+
+def _instead_of(name: str, declaration: Declaration[...]) -> str:
+    if name == "self":
+        return "; a method is attached with its object: bus.attach(instance)"
+    if "metrics" in declaration.fields and f"_{name}".endswith(_METRICS):
+        return f"; a metric is read as metrics[{name!r}]"
+    return did_you_mean(name, (*declaration.fields, *CONTEXT, *RESERVED))
 
 
 def make_call(wants: Wants, declaration: Declaration[...] | None) -> Call:

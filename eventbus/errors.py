@@ -14,7 +14,7 @@ A wrong argument (`every(0)`, a sender that is no label) is an ordinary `ValueEr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 __all__ = [
@@ -60,7 +60,7 @@ class EventBusError(Exception):
 
 
 class SignalError(EventBusError):
-    """A signal is not known, is near a standard name, or is used in the wrong way.
+    """A signal is not known, is near a declared name, or is used in the wrong way.
 
     Examples
     --------
@@ -144,9 +144,14 @@ class AttachError(EventBusError):
     """
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+_ELSEWHERE = {"iteration": "step", "global_step": "step"}
+"""Fields that other frameworks call so, and no likeness finds."""
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """Word a suggestion (`"; did you mean 'loss'?"`), empty where nothing is near."""
-    near = nearest(name, known, cutoff=0.6)
+    other = _ELSEWHERE.get(name)
+    near = other if other in known else nearest(name, known, cutoff=0.6)
     return f"; did you mean {near!r}?" if near else ""
 
 

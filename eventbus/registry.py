@@ -63,7 +63,8 @@ class Registry:
     def _new(self, name: Any, named: Any) -> EventSignal[...]:
         declaration = named if isinstance(named, Declaration) else STANDARD.get(name)
         if declaration is None and not self.bus.inert:
-            check_name(name, strict=self.bus.strict)
+            own = [each.name for each in self.signals if each.declaration is not None]
+            check_name(name, own, strict=self.bus.strict)
         return self._set_up(EventSignal(self.bus, name, declaration))
 
     def _set_up(self, signal: EventSignal[...]) -> EventSignal[...]:

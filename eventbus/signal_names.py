@@ -1,20 +1,21 @@
-"""The names of signals: patterns, and slips of the standard ones."""
+"""The names of signals: patterns, and slips of the declared ones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from eventbus.errors import SignalError, nearest
 from eventbus.signals import STANDARD
 
-__all__ = ["check_name", "check_pattern", "covers", "is_pattern", "near_standard"]
+__all__ = ["check_name", "check_pattern", "covers", "is_pattern", "near_declared"]
 
 NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored", "state_offered")
 """Machinery that a handler on `"*"` is not meant to see; it can be subscribed to by name."""
 
 NEAR = 0.8
-"""From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a standard one."""
+"""From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a declared one."""
 
 NEAR_IN_PATTERNS = 0.85
 """The same for a part of a name: a few letters are soon alike, as in `test_` and `text_`."""
@@ -37,7 +38,27 @@ _WORDS = {
     "step": "batch",
     "iteration": "batch",
 }
-"""What other frameworks call it."""
+"""What other frameworks call it, word by word."""
+
+_ELSEWHERE = {
+    "started": "run_started",
+    "completed": "run_finished",
+    "exception_raised": "run_failed",
+    "on_exception": "run_failed",
+    "get_batch_completed": "batch_loaded",
+    "before_step": "backward_finished",
+    "on_before_optimizer_step": "backward_finished",
+    "on_pre_optimizer_step": "backward_finished",
+    "on_optimizer_step": "batch_finished",
+    "on_test_start": "validation_started",
+    "on_test_batch_end": "validation_batch_finished",
+    "on_test_end": "validation_done",
+    "lr_changed": "learning_rate_changed",
+    "on_save": "checkpoint_saved",
+    "on_save_checkpoint": "state_requested",
+    "on_load_checkpoint": "state_restored",
+}
+"""The names as a whole that mean another thing than their words, in lower case."""
 
 _TRAINING = ("train", "training", "fit")
 _SPANS = ("epoch", "batch", "validation", "backward")
@@ -69,14 +90,20 @@ def covers(pattern: str, name: str) -> bool:
     return name not in NEVER_IN_PATTERNS and fnmatchcase(name, pattern)
 
 
-def check_name(name: Any, *, strict: bool) -> None:
-    """Refuse a pattern, an undeclared name near a standard one, and any where `strict`."""
+def check_name(name: Any, own: Iterable[str] = (), *, strict: bool) -> None:
+    """Refuse a pattern, an undeclared name near a declared one, and any where `strict`.
+
+    Parameters
+    ----------
+    own
+        The names that are declared beside the standard ones.
+    """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a signal is named by a string or its declaration, got {name!r}")
     if is_pattern(name):
         message = f"{name!r} is a pattern: it may be subscribed to, but names no one signal"
         raise SignalError(message, signal=name)
-    near = near_standard(name)
+    near = near_declared(name, own)
     hint = f": did you mean {near!r}?" if near else ""
     if strict:
         message = f"unknown signal {name!r}{hint or ':'} a strict bus knows only declared signals"
@@ -123,17 +150,18 @@ def _near_part(part: str, known: list[str]) -> str | None:
     return plain if plain in known else nearest(plain, known, cutoff=NEAR_IN_PATTERNS)
 
 
-def near_standard(name: str) -> str | None:
-    """Return the standard name that `name` looks like a slip of, or None."""
+def near_declared(name: str, own: Iterable[str] = ()) -> str | None:
+    """Return the standard name, or the one of `own`, that `name` looks like a slip of, or None."""
     plain = _plain(name)
     other = _OTHER_WORDS.get(f"{plain}_finished" if plain in _SPANS else plain)
+    other = _ELSEWHERE.get(name.lower(), other)
     if other is not None:
         return other
     from difflib import SequenceMatcher  # needed only for names that are none of ours
 
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
-        for known in STANDARD
+        for known in (*STANDARD, *own)
         if abs(len(known) - len(name)) <= 3
     ]
     ratio, near = max(scored, default=(0.0, ""))

@@ -269,14 +269,21 @@ def epoch_interrupted(
 def metrics_measured(
     *, metrics: MeasuredMetrics, epoch: Epoch | None = None, step: Step | None = None
 ) -> None:
-    """A handler measured something. Whenever it does; loggers and trackers record it."""
+    """A handler measured something. Whenever it does; `JSONLLog` and trackers record it.
+
+    `epoch_finished` does not have it. `CSVLog`, `History`, and handlers that watch a metric hear it
+    where their `on` names this signal.
+    """
 
 
 @signal()
 def figure_drawn(
     *, tag: Tag, figure: Figure, epoch: Epoch | None = None, step: Step | None = None
 ) -> None:
-    """A handler drew a picture. Whenever it does; trackers record it."""
+    """A handler drew a picture. Whenever it does; trackers record it.
+
+    An image, or a grid of them, is drawn into the figure: `axes.imshow(image)`, (H, W, 3).
+    """
 
 
 @signal()

@@ -25,7 +25,7 @@ def blur(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 @handles("backward_finished", priority=Priority.ALTER)
 def clip_gradients(model: nn.Module, bus: EventBus) -> None:
-    """Clip the norm of the gradients to 1, and tell every logger what it was."""
+    """Clip the norm of the gradients to 1, and tell the loggers what it was."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     bus.emit("metrics_measured", metrics={"gradient_norm": norm})
 

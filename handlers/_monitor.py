@@ -122,13 +122,17 @@ class Monitor:
         )
 
     def _elsewhere(self, end: Event) -> str:
-        """Name the signal that carries all metrics of an epoch, where the key came with it."""
-        is_there = self.metric in (end.fields.get("metrics") or ())
+        """Say where the key is to be found, or may be."""
         if end.fields.get("epoch") == 0 and all(one.startswith("epoch_") for one in self.on):
             return "; the loop has steps and no epochs: write on='batch_finished'"
-        if not is_there or not end.fields.get("epoch") or "epoch_finished" in self.on:
+        if self.metric in (end.fields.get("metrics") or ()):
+            if not end.fields.get("epoch") or "epoch_finished" in self.on:
+                return ""
+            return f"; epoch_finished has {self.metric!r}: write on='epoch_finished'"
+        if "metrics_measured" in self.on:
             return ""
-        return f"; epoch_finished has {self.metric!r}: write on='epoch_finished'"
+        # Nobody has listened there: beside `GradientClipping` that would cost each step.
+        return "; if a handler measures it: write on='metrics_measured', or report it in the loop"
 
 
 def as_number(value: Any, what: str) -> float:

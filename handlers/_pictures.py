@@ -15,7 +15,10 @@ def png_of(figure: Any) -> bytes:
         It is something else.
     """
     if not hasattr(figure, "savefig"):
-        raise TypeError(f"figure_drawn carries a matplotlib figure, got {type(figure).__name__}")
+        kind = type(figure).__name__
+        raise TypeError(
+            f"figure_drawn carries a matplotlib figure, got {kind}; draw an image with axes.imshow"
+        )
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()

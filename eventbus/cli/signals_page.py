@@ -46,7 +46,7 @@ run_failed                                   in its place: exception, Ctrl-C too
 run_closed                                   always the last one: flush and close
 
 at any time
-    metrics_measured                         a handler measured something: for every logger
+    metrics_measured                         a handler measured something: for loggers
     figure_drawn, text_written               a handler made something to see: for every tracker
     state_requested                          a checkpoint is being made: who has state answers
     checkpoint_saved                         … and is on disk

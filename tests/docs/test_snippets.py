@@ -23,7 +23,7 @@ FENCE = re.compile(
     r"(?:\n*^```text\n(?P<printed>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
-EXPECTED = {"README.md", "writing-handlers.md", "writing-loops.md", "handlers.md"}
+EXPECTED = {"README.md", "elsewhere.md", "writing-handlers.md", "writing-loops.md", "handlers.md"}
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,32 @@ def test_an_unknown_field_without_a_near_name_lists_the_fields(bus: EventBus) ->
     assert "did you mean" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("signal", "field", "hint"),
+    [
+        ("batch_finished", "iteration", "did you mean 'step'?"),
+        ("batch_finished", "global_step", "did you mean 'step'?"),
+        ("batch_finished", "lloss", "did you mean 'loss'?"),
+        ("batch_finished", "val_loss", "a metric is read as metrics['val_loss']"),
+        ("validation_done", "val_acc", "a metric is read as metrics['val_acc']"),
+        ("epoch_finished", "loss", "a metric is read as metrics['loss']"),
+    ],
+)
+def test_a_field_that_is_called_otherwise_here_is_answered_with_what_to_write(
+    bus: EventBus, signal: str, field: str, hint: str
+) -> None:
+    handler = eval(f"lambda {field}: None")
+    with pytest.raises(FieldError) as caught:
+        bus.on(signal)(handler)
+    assert f"does not carry; {hint} (its fields: " in str(caught.value)
+
+
+def test_no_metric_is_offered_where_the_signal_has_none(bus: EventBus) -> None:
+    with pytest.raises(FieldError) as caught:
+        bus.on("run_started")(lambda val_loss: None)
+    assert "metrics[" not in str(caught.value)
+
+
 def test_each_of_several_signals_is_checked(bus: EventBus) -> None:
     with pytest.raises(MISTAKE) as caught:
         bus.on("batch_finished", "epoch_started")(lambda loss: None)

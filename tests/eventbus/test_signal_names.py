@@ -130,11 +130,23 @@ def test_a_strict_bus_takes_a_pattern_whose_signals_are_declared_later() -> None
         ("on_train_batch_end", "batch_finished"),
         ("on_validation_epoch_end", "validation_done"),
         ("on_fit_start", "run_started"),
+        ("on_exception", "run_failed"),
+        ("on_before_optimizer_step", "backward_finished"),
+        ("on_test_end", "validation_done"),
+        ("on_save_checkpoint", "state_requested"),
+        ("on_load_checkpoint", "state_restored"),
         ("on_step_end", "batch_finished"),  # Hugging Face
+        ("on_pre_optimizer_step", "backward_finished"),
+        ("on_save", "checkpoint_saved"),
         ("on_evaluate", "validation_done"),
         ("iteration_completed", "batch_finished"),  # Ignite
+        ("STARTED", "run_started"),
+        ("COMPLETED", "run_finished"),
+        ("EXCEPTION_RAISED", "run_failed"),
+        ("GET_BATCH_COMPLETED", "batch_loaded"),
         ("after_epoch", "epoch_finished"),  # fastai
         ("before_fit", "run_started"),
+        ("before_step", "backward_finished"),
         ("after_backward", "backward_finished"),
         ("on_train_begin", "run_started"),  # Keras
         ("training_started", "run_started"),
@@ -159,3 +171,44 @@ def test_a_name_that_means_nothing_elsewhere_is_ones_own(
     bus.on(own)(lambda: calls.append(own))
     loop.emit(own)
     assert calls == [own]
+
+
+def kittens_born(*, number: int) -> None:
+    """There are more."""
+
+
+def test_a_slip_of_a_signal_that_was_declared_is_an_error(bus: EventBus, loop: Emitter) -> None:
+    bus.declare(kittens_born)
+    for use in (bus.signal, loop.emit, lambda name: bus.on(name)(lambda: None)):
+        with pytest.raises(MISTAKE) as caught:
+            use("kittens_bron")
+        assert_says(caught.value, "'kittens_bron'", "did you mean 'kittens_born'?", "@bus.declare")
+
+
+def test_a_strict_bus_names_the_signal_that_was_declared() -> None:
+    bus = EventBus(strict=True)
+    bus.declare(kittens_born)
+    with pytest.raises(MISTAKE) as caught:
+        bus.emit("kitten_born", number=1)
+    assert_says(caught.value, "'kitten_born'", "did you mean 'kittens_born'?")
+
+
+def test_a_name_that_was_used_before_another_like_it_was_declared_works_on(
+    bus: EventBus, loop: Emitter
+) -> None:
+    calls: list[str] = []
+    bus.on("kitten_born")(lambda: calls.append("one"))
+    bus.declare(kittens_born)
+    bus.on("kitten_born")(lambda: calls.append("two"))
+    loop.emit("kitten_born")
+    assert calls == ["one", "two"]
+
+
+def test_an_undeclared_signal_is_not_held_against_others_that_are_undeclared(
+    bus: EventBus, loop: Emitter
+) -> None:
+    calls: list[str] = []
+    for name in ("kittens_born", "kitten_born"):
+        bus.on(name)(lambda name=name: calls.append(name))
+        loop.emit(name)
+    assert calls == ["kittens_born", "kitten_born"]

@@ -290,15 +290,19 @@ def test_metric_that_never_came_is_warned_of_once(caplog: pytest.LogCaptureFixtu
     (record,) = caplog.records
     assert "never saw its metric 'val_los'" in record.getMessage()
     keys = "'val_accuracy', 'val_loss'"
-    assert record.getMessage().endswith(f"keys seen on validation_done: {keys}")
+    assert f"; keys seen on validation_done: {keys}; " in record.getMessage()
+
+
+MEASURED = "; if a handler measures it: write on='metrics_measured', or report it in the loop"
 
 
 @pytest.mark.parametrize(
     ("metric", "on", "told"),
     [
         ("loss", "validation_done", "; epoch_finished has 'loss': write on='epoch_finished'"),
-        ("los", "validation_done", "keys seen on validation_done: 'val_loss'"),
-        ("los", ("epoch_finished",), "keys seen on epoch_finished: 'loss', 'val_loss'"),
+        ("norm", "validation_done", f"keys seen on validation_done: 'val_loss'{MEASURED}"),
+        ("norm", ("epoch_finished",), f"keys seen on epoch_finished: 'loss', 'val_loss'{MEASURED}"),
+        ("nrom", "metrics_measured", "keys seen on metrics_measured: 'norm'"),
     ],
 )
 def test_metric_that_came_elsewhere_is_told_with_what_to_write(
@@ -312,6 +316,7 @@ def test_metric_that_came_elsewhere_is_told_with_what_to_write(
                 run.report(loss=1.0)
             for _ in run.validate([1]):
                 run.report(loss=1.0)
+            run.emit("metrics_measured", metrics={"norm": 1.0})
     (record,) = caplog.records
     assert record.getMessage().endswith(told)
 
