@@ -3,8 +3,8 @@
 A loop over handlers, tests of filters and look-ups cost more than the handlers themselves. So for
 a plan that has settled, source like this is written, compiled once, and called instead::
 
-    def emit(_first=_unsent, epoch=_unsent, step=_unsent, loss=_unsent):   # all by name
-        if _underway.busy or step is _unsent or loss is _unsent:    # perhaps one inside another
+    def emit(_first=None, epoch=..., step=..., loss=...):     # by name; `...` was not sent
+        if _underway.busy or _first is not None or step is ... or loss is ...:
             return _slow({'epoch': epoch, 'step': step, 'loss': loss}, _first)
         _underway.busy = True
         try:
@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from eventbus import dispatch
 from eventbus.answers import Answers
 from eventbus.event import Event
-from eventbus.frames import MARK, UNSENT, sent
+from eventbus.frames import MARK, sent
 from eventbus.port import DECLINED
 from eventbus.shown import DICTS, Shown
 from eventbus.source import PREFIX, Writer
@@ -161,7 +161,6 @@ def _shared_names(port: Port[...], plan: Plan) -> dict[str, Any]:
     signal, emitter = port.signal, port.emitter
     return {
         MARK: port,
-        "_eb_unsent": UNSENT,
         "_eb_sent": sent,
         "_eb_underway": emitter.bus.underway,
         "_eb_interpreted": emitter.bus.underway.interpreted,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MARK",
     "SENT",
-    "UNSENT",
     "Underway",
     "interpreters",
     "lasting",
@@ -40,19 +39,9 @@ interpreters: set[CodeType] = set()
 """The functions of `dispatch` whose local `event` is the emission under way."""
 
 
-class Unsent:
-    """Stands for a field that was not sent."""
-
-    def __repr__(self) -> str:
-        return "<unsent>"
-
-
-UNSENT: Any = Unsent()
-
-
 def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that were sent."""
-    return {name: value for name, value in fields.items() if value is not UNSENT}
+    """Return the fields that were sent: `...` stands for one that was not."""
+    return {name: value for name, value in fields.items() if value is not ...}
 
 
 class Underway:

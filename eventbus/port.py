@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias
 
 from eventbus import dispatch
 from eventbus.answers import Answers
-from eventbus.frames import UNSENT, retire, surrounding
+from eventbus.frames import retire, surrounding
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -121,9 +121,9 @@ class Port(Generic[P]):
                 raise
         return None
 
-    def slow(self, fields: dict[str, Any], by_position: Any = UNSENT) -> Answers:
+    def slow(self, fields: dict[str, Any], by_position: Any = None) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
-        if by_position is not UNSENT:
+        if by_position is not None:
             raise self._not_by_name(by_position)
         # The compiled function's own frame is no emission that this one could be inside of.
         return self.interpret(fields, sys._getframe(1).f_back)

@@ -87,12 +87,12 @@ class Writer:
     def _head(self) -> None:
         # All have a default: what is not sent the interpreter fills in, or words the failure. To
         # take them by keyword alone would cost more than the one that stands in front of them.
-        names = ["_eb_first", *self.fields]
-        self._put(0, f"def emit({', '.join(f'{name}=_eb_unsent' for name in names)}):")
+        fields = [f"{name}=..." for name in self.fields]
+        self._put(0, f"def emit({', '.join(['_eb_first=None', *fields])}):")
         looked_at = {self.clock} if self._is_filtered else set()  # by `_check_clock`
         asked = [name for name in self._required() if name not in looked_at]
-        unsent = [f"{name} is _eb_unsent" for name in asked]
-        tests = ["_eb_underway.busy", "_eb_first is not _eb_unsent", *unsent]
+        unsent = [f"{name} is ..." for name in asked]
+        tests = ["_eb_underway.busy", "_eb_first is not None", *unsent]
         self._put(1, f"if {' or '.join(tests)}:")
         self._put(2, f"return _eb_slow({self._sent()}, _eb_first)")
 
@@ -203,7 +203,7 @@ class Writer:
             is_sent = name in (self.fields if self.shape is None else self.shape)
             if is_sent and name != self.port.signal.value:
                 also = "" if self.shape is None else f" = {SENT}[{name!r}]"
-                was_sent = "" if self.shape is not None else f"{name} is not _eb_unsent and "
+                was_sent = "" if self.shape is not None else f"{name} is not ... and "
                 self._put(depth, f"if {was_sent}{name}.__class__ in _eb_dicts:")
                 self._put(depth + 1, f"{name}{also} = _eb_shown({name})")
 
@@ -273,7 +273,7 @@ class Writer:
         for want in receiver.subscription.wants.each:
             if want.default is REQUIRED and want.name in self.fields and want.name != self.clock:
                 never = self._is_never_sent(want.name)
-                test = "" if never else f"if {want.name} is _eb_unsent: "
+                test = "" if never else f"if {want.name} is ...: "
                 self._handler(depth, index, f"{test}raise _eb_not_sent")
 
     def _call_with_event(self, depth: int, index: int, planned: PlannedCall) -> None:
@@ -328,7 +328,7 @@ class Writer:
         default = self._constant(want.default)
         if self._is_never_sent(want.name):
             return default
-        return f"({default} if {want.name} is _eb_unsent else {want.name})"
+        return f"({default} if {want.name} is ... else {want.name})"
 
     def _constant(self, value: Any) -> str:
         name = f"_eb_c{len(self.names)}"
