@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -60,6 +61,7 @@ _ELSEWHERE = {
 }
 """The names as a whole that mean another thing than their words, in lower case."""
 
+_DIGITS = re.compile(r"\d+")
 _TRAINING = ("train", "training", "fit")
 _SPANS = ("epoch", "batch", "validation", "backward")
 
@@ -162,7 +164,12 @@ def near_declared(name: str, own: Iterable[str] = ()) -> str | None:
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
         for known in (*STANDARD, *own)
-        if abs(len(known) - len(name)) <= 3
+        if abs(len(known) - len(name)) <= 3 and not _is_numbered_like(known, name)
     ]
     ratio, near = max(scored, default=(0.0, ""))
     return near if ratio >= NEAR else None
+
+
+def _is_numbered_like(one: str, other: str) -> bool:
+    """Tell whether names differ by their numbers: `layer_1_done` is no slip of `layer_2_done`."""
+    return _DIGITS.sub("0", one) == _DIGITS.sub("0", other)

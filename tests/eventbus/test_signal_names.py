@@ -212,3 +212,14 @@ def test_an_undeclared_signal_is_not_held_against_others_that_are_undeclared(
         bus.on(name)(lambda name=name: calls.append(name))
         loop.emit(name)
     assert calls == ["kittens_born", "kitten_born"]
+
+
+def test_a_number_makes_a_name_of_its_own(bus: EventBus, loop: Emitter) -> None:
+    calls: list[str] = []
+
+    @bus.declare
+    def litter_1_born(*, number: int) -> None: ...
+
+    bus.on("litter_12_born")(lambda: calls.append("twelfth"))
+    loop.emit("litter_12_born")
+    assert calls == ["twelfth"]
