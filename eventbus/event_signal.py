@@ -92,7 +92,8 @@ class EventSignal(OrderedNamedSignal, Generic[P]):
     def emit(self, /, *args: P.args, **fields: P.kwargs) -> Answers:
         """Emit from the bus itself: the typed path for hot loops.
 
-        It may be kept, `emit = signal.emit`: handlers that come later are called, too.
+        It may be kept, `emit = signal.emit`: handlers that come later are called, too. What is
+        pickled keeps the signal itself: a function does not pickle.
 
         Returns
         -------
