@@ -34,8 +34,8 @@ __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 _EVERY_TIME = every(1)
 _ENDS = ("epoch_interrupted", "run_finished")
 _LAST_WEIGHTS = Priority.ALTER + 50  # before those that put back the best
-_NOT_SAVED = "a checkpoint was not saved"
-_NONE_AFTER_FAILURE = "no checkpoint was saved after the run had failed"
+_FAILED = "saving a checkpoint failed"
+_FAILED_AFTER_FAILURE = "after the run had failed, saving a checkpoint failed too"
 _WHOLE = ("epoch_finished", *_ENDS)  # a save on these holds all that was done up to its step
 
 
@@ -243,7 +243,8 @@ class Checkpoint(WithoutBus):
     def _write(self, event: Event, draft: Manifest, state: Mapping[str, Any]) -> None:
         folder = self._folder(event)
         check_loadable(state, folder.path)
-        put = functools.partial(self._shelf.put, folder, draft)
+        # On the loop's thread: the newest is what was to be saved last, whichever is written first.
+        put = functools.partial(self._shelf.put, folder, draft, folder.draw_number())
         if self._writer is None:
             self._tell(event.bus, put(state))
         else:
@@ -271,7 +272,7 @@ class Checkpoint(WithoutBus):
                 self.save(event)
                 self._settle(event.bus, wait=True)
         except Exception as error:  # noqa: BLE001 - the run's own failure is the one to raise
-            text = _NONE_AFTER_FAILURE if self.on_failure else _NOT_SAVED
+            text = _FAILED_AFTER_FAILURE if self.on_failure else _FAILED
             exception.add_note(f"{text}: {error}")
             if not is_told:
                 logger.error(text, exc_info=error)
@@ -365,7 +366,7 @@ class Checkpoint(WithoutBus):
         except Exception as error:
             if outcome != "failed":
                 raise
-            logger.error(_NOT_SAVED, exc_info=error)
+            logger.error(_FAILED, exc_info=error)
         finally:
             self._later.cease()
             self._offer.take()
