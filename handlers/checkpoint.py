@@ -19,6 +19,7 @@ from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
 from ._checkpoint_manifest import Manifest
+from ._checkpoint_measured import Measured
 from ._checkpoint_offers import Offer
 from ._checkpoint_resume import Resume
 from ._checkpoint_shelf import Shelf
@@ -82,7 +83,9 @@ class Checkpoint(WithoutBus):
         was moved elsewhere, with a symbolic link of its name in its place, is kept and counted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
-        carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
+        carry it, that checkpoint is no candidate; NaN and the infinities never are. One that is
+        saved at the end is one only where a signal of `on` has carried it at that very step, and
+        `when` left that out: the metric that the run ends with may be of older weights. Under
         ``EMA(validate=True)`` it is a metric of the averaged weights, which are in the part `EMA`;
         the part `model` holds the trained ones, to go on from (`EMA` says how to load the others).
     mode
@@ -173,6 +176,7 @@ class Checkpoint(WithoutBus):
         signals = signals_given(on)
         monitor = None if best is None else Monitor("Checkpoint", best, mode, on=signals)
         self._shelf = Shelf(keep, keep_best, monitor)
+        self._measured = Measured(monitor, signals)
         wish = os.fspath(resume)
         is_word = wish in RESUME_WORDS
         self._resume = Resume(wish if is_word else Path(wish).absolute(), self.directory)
@@ -185,6 +189,9 @@ class Checkpoint(WithoutBus):
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
+        if self._measured.sparse and at_end and when is not _EVERY_TIME:
+            hear = handles(*self._measured.sparse, priority=Priority.PERSIST + 1)
+            self.hear_measured = hear(self.hear_measured)  # type: ignore[method-assign]  # as below
         marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)
         self.save = marked(self.save)  # type: ignore[method-assign]  # stands in for it, for `attach` to find
         if asynchronous:
@@ -212,9 +219,8 @@ class Checkpoint(WithoutBus):
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
-        if shelf.monitor is not None:
-            shelf.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event, shelf.monitor, shelf.series)
+        stale = self._measured.read(event)
+        draft = draft_of(event, shelf.monitor, shelf.series, stale)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
@@ -235,6 +241,10 @@ class Checkpoint(WithoutBus):
         if event.name == "epoch_interrupted" and stop_reason(event) is None:
             return  # a failure: the checkpoint before is one to go on from
         self._save(event)
+
+    def hear_measured(self, event: Event) -> None:
+        """Note a metric of what is not due: the end may be saved with the same weights."""
+        self._measured.hear(event)
 
     def on_detach(self, bus: EventBus) -> None:
         """Give up a save that was put off on this bus."""
@@ -292,6 +302,7 @@ class Checkpoint(WithoutBus):
         """Let go of an earlier run's checkpoints, unless this run was restored from one of them."""
         if self._run_id is not None and run_id != self._run_id:
             self._shelf.forget()
+            self._measured.forget()
         self._run_id = run_id
         self._shelf.begin()
 
@@ -316,6 +327,7 @@ class Checkpoint(WithoutBus):
         check_clock(self._when)
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
+        self._measured.forget()
         self._adopt(event.context.get("run_id"))
         found = self._resume.find(event, folder)
         if found is not None:
@@ -355,7 +367,8 @@ class Checkpoint(WithoutBus):
             return  # nor could a metric come with it
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
-        if monitor is not None and saved_here and not monitor.seen:
+        is_missed = monitor is not None and not monitor.seen and self.best_path is None
+        if monitor is not None and is_missed and saved_here:
             monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)", event)
 
     @handles("run_closed", priority=Priority.PERSIST)
