@@ -13,7 +13,7 @@ from eventbus import Event, EventBus, Priority, Restored, RestoredState, every, 
 from eventbus.filters import current_rank
 
 from ._arguments import On, When, signals_given
-from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock
+from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock, check_signals
 from ._checkpoint_facts import draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
@@ -174,6 +174,7 @@ class Checkpoint(WithoutBus):
         self._when = when
         self.on_failure = on_failure
         signals = signals_given(on)
+        check_signals(signals)
         monitor = None if best is None else Monitor("Checkpoint", best, mode, on=signals)
         self._shelf = Shelf(keep, keep_best, monitor)
         self._measured = Measured(monitor, signals)
