@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eventbus.filters import AtMostEvery, Filter
+from eventbus.signal_names import covers
 
 from ._arguments import When
 from ._checkpoint_facts import has_other_ranks
 
-__all__ = ["RESUME_WORDS", "check_arguments", "check_clock"]
+__all__ = ["RESUME_WORDS", "check_arguments", "check_clock", "check_signals"]
 
 RESUME_WORDS = ("auto", "never")
 """What `resume` may be besides a path."""
+
+_OF_A_SAVE = ("state_requested", "checkpoint_saved")
 
 
 def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[str]) -> None:
@@ -29,6 +32,18 @@ def check_arguments(keep: int | None, keep_best: int, resume: str | os.PathLike[
         raise ValueError(
             f"Checkpoint: resume is 'auto', 'never' or a path; got {resume!r}, and nothing is there"
         )
+
+
+def check_signals(signals: Iterable[str]) -> None:
+    """Raise `ValueError` for a signal that each save emits: the save on it would emit it again."""
+    for given in signals:
+        own = next((name for name in _OF_A_SAVE if given == name or covers(given, name)), None)
+        if own is not None:
+            which = "is what" if given == own else f"covers {own!r}, which"
+            raise ValueError(
+                f"Checkpoint: on={given!r} {which} each save emits, so that it would save without "
+                "end; name the signals of the loop to save on, such as 'epoch_finished'"
+            )
 
 
 def check_clock(when: When | None) -> None:

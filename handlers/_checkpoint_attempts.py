@@ -1,7 +1,8 @@
 """The names of unfinished work in a directory of checkpoints, and whose it is.
 
-A name tells the machine, the process and a token that the process drew at its start, since a
-process after it may have the same number. Work is abandoned when its process is gone, or failed.
+A name tells the machine, the process and a token of its own, since another thread may be busy with
+the same, and a process after it may have the same number. Work is abandoned when its process is
+gone, or failed.
 Containers are machines of their own: they number their processes anew, whatever their host's name.
 What one of the same name has left is abandoned when other things were written a day after it.
 """
@@ -24,7 +25,6 @@ IDLE_S = 24 * 3600.0
 _PATTERN = re.compile(
     r"\.unfinished-.+?-([0-9a-f]{8})(?:-([0-9a-f]{8}))?-([1-9]\d{0,8})-([0-9a-f]{8})"
 )
-_TOKEN = secrets.token_hex(4)
 
 
 def _machine() -> str:
@@ -42,8 +42,8 @@ _under_way: set[str] = set()  # names of this process's work, in any thread
 
 
 def attempt_name(what: str) -> str:
-    """Return a name for unfinished work of this process."""
-    return f".unfinished-{what}-{_HOST}-{os.getpid()}-{_TOKEN}"
+    """Return a name for unfinished work of this process; another one each time."""
+    return f".unfinished-{what}-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @contextlib.contextmanager

@@ -17,15 +17,25 @@ from ._monitor import Monitor, as_numbers
 __all__ = ["draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 
-def draft_of(event: Event, monitor: Monitor | None, series: str | None) -> Manifest:
-    """Gather what the manifest says of a save on this signal; the files are not known yet."""
+def draft_of(
+    event: Event, monitor: Monitor | None, series: str | None, stale: str | None = None
+) -> Manifest:
+    """Gather what the manifest says of a save on this signal; the files are not known yet.
+
+    Parameters
+    ----------
+    stale
+        The metric that is left out, since it tells of other weights.
+    """
     import torch
+
+    metrics = as_numbers(event.fields.get("metrics"))
 
     return Manifest(
         id=secrets.token_hex(16),
         epoch=event.fields.get("epoch"),
         step=event.fields.get("step"),
-        metrics=as_numbers(event.fields.get("metrics")),
+        metrics={key: value for key, value in metrics.items() if key != stale},
         run_id=event.context.get("run_id"),
         run=run_name(event),
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),

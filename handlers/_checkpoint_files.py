@@ -13,7 +13,8 @@ Layout::
 
 A save writes into a new directory of its own, brings it to the disk, and only then gives it its
 name, so whenever the process dies, what has a name is whole. Names are ordered by the number of
-the save: after a resume at an earlier step the newest is still the one that was saved last.
+the save: after a resume at an earlier step the newest is still the one that was saved last. Several
+handlers, in several threads, may save in one directory; each deletes its own.
 
 In the place of one there may be a symbolic link of its name, where somebody has moved it to larger
 storage. It is read as any other, and left where the others are deleted: a link is never ours.
@@ -22,6 +23,7 @@ storage. It is read as any other, and left where the others are deleted: a link 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -39,6 +41,7 @@ from ._checkpoint_loading import (
     unreadable,
 )
 from ._checkpoint_manifest import MANIFEST, STATE, Manifest, encode
+from ._checkpoint_numbers import Numbers, numbers_of
 from ._checkpoint_payload import write_payload
 from ._files import Files
 
@@ -76,6 +79,10 @@ class Folder:
     def __init__(self, path: Path, files: Files) -> None:
         self.path, self.files = path, files
 
+    @functools.cached_property
+    def _numbers(self) -> Numbers:
+        return numbers_of(self.path)
+
     def numbered(self, damaged: bool = False) -> list[tuple[int, Path]]:
         """List what has the name of a checkpoint, with the number of the save, in that order.
 
@@ -88,10 +95,13 @@ class Folder:
         ]
 
     def newest_number(self) -> int:
-        """Return the number of the newest save; 0 where there is none.
+        """Return the number of the newest save, in this process also of one under way; else 0.
 
         No number comes twice, but of two processes that save in one folder at the same moment.
         """
+        return self._numbers.newest(self._newest_named)
+
+    def _newest_named(self) -> int:
         return max((int(match[2]) for _, match in self._matching()), default=0)
 
     def _named(self) -> Iterator[tuple[int, int, Path, bool]]:
@@ -155,22 +165,48 @@ class Folder:
 
     # -- writing
 
-    def commit(self, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
+    def draw_number(self) -> int:
+        """Draw the number of a save that begins, for `commit`.
+
+        Raises
+        ------
+        CheckpointError
+            The disk refused.
+        """
+        with self._refusals():
+            return self._numbers.draw(self._newest_named)
+
+    def commit(
+        self, draft: Manifest, state: Mapping[str, Any], number: int | None = None
+    ) -> SavedCheckpoint:
         """Write one checkpoint; when this returns it is on the disk, whole, under its name.
+
+        Parameters
+        ----------
+        number
+            One that was drawn for it; None to draw one.
 
         Raises
         ------
         CheckpointError
             The disk refused; what was there before is as it was.
         """
+        drawn = self.draw_number() if number is None else number
         try:
-            self.sweep()
-            number = self.newest_number() + 1
-            attempt = self.path / attempt_name(f"{draft.step or 0}-{number}")
-            with self._attempt(attempt):
-                manifest = self._write(attempt, draft, state)
-                number, path = self._name(attempt, draft.step or 0, number)
-            return SavedCheckpoint(path, number, manifest)
+            with self._refusals():
+                self.sweep()
+                attempt = self.path / attempt_name(f"{draft.step or 0}-{drawn}")
+                with self._attempt(attempt):
+                    manifest = self._write(attempt, draft, state)
+                    sequence, path = self._name(attempt, draft.step or 0, drawn)
+            return SavedCheckpoint(path, sequence, manifest)
+        finally:
+            self._numbers.give_back(drawn)
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise CheckpointError(
                 f"no checkpoint was written in {self.path}: {cause(error)}; "
@@ -219,19 +255,32 @@ class Folder:
         return number, path
 
     def point_latest(self, saved: SavedCheckpoint) -> None:
-        """Write the name of a checkpoint into the file `latest`, at one instant."""
-        attempt = self.path / attempt_name(_LATEST)
+        """Write the name of the newest checkpoint into the file `latest`, at one instant.
+
+        That is the one just saved, unless one that was asked for after it was faster.
+        """
+        pointed = None
         try:
-            with self._attempt(attempt):
-                self._write_file(attempt, f"{saved.path.name}\n".encode())
-                self.files.replace(attempt, self.path / _LATEST)
-                self.files.fsync_directory(self.path)
+            with self._numbers.pointing:
+                while (newest := self._newest_name() or saved.path.name) != pointed:
+                    self._write_latest(newest)
+                    pointed = newest  # unless another process has saved one meanwhile
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint {saved.path} is written, but {self.path / _LATEST} does not name it: "
                 f"{cause(error)}",
                 path=saved.path,
             ) from error
+
+    def _newest_name(self) -> str | None:
+        return next((path.name for _, path in reversed(self.numbered())), None)
+
+    def _write_latest(self, name: str) -> None:
+        attempt = self.path / attempt_name(_LATEST)
+        with self._attempt(attempt):
+            self._write_file(attempt, f"{name}\n".encode())
+            self.files.replace(attempt, self.path / _LATEST)
+            self.files.fsync_directory(self.path)
 
     # -- deleting: only what is provably ours
 
@@ -251,8 +300,9 @@ class Folder:
                 logger.warning("%s is kept, for %s", saved.path, obstacle)
                 return False
             doomed = self.path / attempt_name(saved.path.name)
-            self.files.rename(saved.path, doomed)
-            self._discard(doomed)
+            with under_way(doomed.name):  # another thread may sweep meanwhile
+                self.files.rename(saved.path, doomed)
+                self._discard(doomed)
         except OSError as error:
             logger.warning("%s is not deleted: %s", saved.path, cause(error))
         return True
@@ -272,6 +322,8 @@ class Folder:
             if is_abandoned(entry.name, idle_s=newest_s - at_s if at_s else 0.0):
                 try:
                     self._discard(self.path / entry.name)
+                except FileNotFoundError:
+                    continue  # another thread, or process, sweeps as well
                 except OSError as error:
                     logger.warning("%s is not deleted: %s", entry.path, cause(error))
 

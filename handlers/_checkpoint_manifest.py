@@ -66,7 +66,7 @@ class Manifest:
     epoch, step
         Counted from 1; None where the signal that it was saved on did not tell.
     metrics
-        As the signal carried them.
+        As the signal carried them; without that of `best` where it told of other weights.
     run_id, run
         The id and the name of the run that wrote it.
     saved_at

@@ -81,9 +81,11 @@ class Shelf:
         metric = None if self.monitor is None else self.monitor.metric
         return math.isfinite(draft.metrics.get(metric, math.nan)) if metric else False
 
-    def put(self, folder: Folder, draft: Manifest, state: Mapping[str, Any]) -> SavedCheckpoint:
-        """Save one; only when it is on the disk and `latest` names it are older ones deleted."""
-        saved = folder.commit(draft, state)
+    def put(
+        self, folder: Folder, draft: Manifest, number: int, state: Mapping[str, Any]
+    ) -> SavedCheckpoint:
+        """Save one; only when it is on the disk, and `latest` is right, are older ones deleted."""
+        saved = folder.commit(draft, state, number)
         folder.point_latest(saved)
         self._rotate(folder)
         return saved

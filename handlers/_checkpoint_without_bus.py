@@ -37,7 +37,8 @@ class WithoutBus:
     def weights(path: str | os.PathLike[str], part: str = "model") -> Any:
         """Return one part of a checkpoint, verified as by `load`: the state dict of the model.
 
-        Of several models one is the part ``models.<name>``.
+        Of several models one is the part ``models.<name>``. ``EMA.averaged`` is what is in a part:
+        an average of the weights has the names of the model's own there.
         """
         saved, state = load_newest(Path(path), Files())
         return part_of(state, part, saved.path)
@@ -46,9 +47,12 @@ class WithoutBus:
     def export(
         path: str | os.PathLike[str], target: str | os.PathLike[str], part: str = "model"
     ) -> None:
-        """Write the weights of a checkpoint, verified as by `load`, to a safetensors file."""
+        """Write the weights of a checkpoint, verified as by `load`, to a safetensors file.
+
+        Which ones is said by `part`, as to `weights`.
+        """
         saved, state = load_newest(Path(path), Files())
-        export_weights(part_of(state, part, saved.path), Path(target), saved, Files())
+        export_weights(state, part, Path(target), saved, Files())
 
     @staticmethod
     def saved(directory: str | os.PathLike[str]) -> list[SavedCheckpoint]:

@@ -71,7 +71,7 @@ def _finish() -> None:
     own = [task for task in _under_way if task.process == os.getpid()]  # others are a parent's
     for task in own:
         if not task.given_up and task.wait(LONGEST_WAIT_S) and task.error is not None:
-            logger.error("a checkpoint was not saved: %s", task.error)
+            logger.error("saving a checkpoint failed: %s", task.error)
 
 
 class Writer:

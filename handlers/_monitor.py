@@ -67,15 +67,17 @@ class Monitor:
         self.seen = False
         self.keys = set()
 
+    def notice(self, metrics: Mapping[str, Any]) -> bool:
+        """Note which keys came, and tell whether the metric did; nothing is read."""
+        self.keys.update(metrics)
+        return self.metric in metrics
+
     def read(self, metrics: Mapping[str, Any] | None) -> float | None:
         """Return the metric, or None where this emission does not carry it.
 
         Reading waits for the device where the value is still there.
         """
-        if not metrics:
-            return None
-        self.keys.update(metrics)
-        if self.metric not in metrics:
+        if not metrics or not self.notice(metrics):
             return None
         value = metrics[self.metric]
         if value is None:

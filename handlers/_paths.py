@@ -70,9 +70,11 @@ def folder_given(owner: str, path: object) -> str:
     TypeError
         It is no path.
     ValueError
-        It is that of a file, or names what is not known of a run.
+        It is empty, or that of a file, or names what is not known of a run.
     """
     given = _path_given(owner, path)
+    if not given:
+        raise ValueError(f"{owner} takes the path of a folder; got '': write '.' for this one")
     if Path(given).is_file():
         raise ValueError(f"{owner} takes the path of a folder; got the file {given!r}")
     return str(Path(given).absolute())

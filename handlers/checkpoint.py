@@ -13,12 +13,13 @@ from eventbus import Event, EventBus, Priority, Restored, RestoredState, every, 
 from eventbus.filters import current_rank
 
 from ._arguments import On, When, signals_given
-from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock
+from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock, check_signals
 from ._checkpoint_facts import draft_of, has_other_ranks, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
 from ._checkpoint_manifest import Manifest
+from ._checkpoint_measured import Measured
 from ._checkpoint_offers import Offer
 from ._checkpoint_resume import Resume
 from ._checkpoint_shelf import Shelf
@@ -34,8 +35,8 @@ __all__ = ["Checkpoint", "CheckpointError", "SavedCheckpoint"]
 _EVERY_TIME = every(1)
 _ENDS = ("epoch_interrupted", "run_finished")
 _LAST_WEIGHTS = Priority.ALTER + 50  # before those that put back the best
-_NOT_SAVED = "a checkpoint was not saved"
-_NONE_AFTER_FAILURE = "no checkpoint was saved after the run had failed"
+_FAILED = "saving a checkpoint failed"
+_FAILED_AFTER_FAILURE = "after the run had failed, saving a checkpoint failed too"
 _WHOLE = ("epoch_finished", *_ENDS)  # a save on these holds all that was done up to its step
 
 
@@ -82,7 +83,9 @@ class Checkpoint(WithoutBus):
         was moved elsewhere, with a symbolic link of its name in its place, is kept and counted.
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
-        carry it, that checkpoint is no candidate; NaN and the infinities never are. Under
+        carry it, that checkpoint is no candidate; NaN and the infinities never are. One that is
+        saved at the end is one only where a signal of `on` has carried it at that very step, and
+        `when` left that out: the metric that the run ends with may be of older weights. Under
         ``EMA(validate=True)`` it is a metric of the averaged weights, which are in the part `EMA`;
         the part `model` holds the trained ones, to go on from (`EMA` says how to load the others).
     mode
@@ -171,8 +174,10 @@ class Checkpoint(WithoutBus):
         self._when = when
         self.on_failure = on_failure
         signals = signals_given(on)
+        check_signals(signals)
         monitor = None if best is None else Monitor("Checkpoint", best, mode, on=signals)
         self._shelf = Shelf(keep, keep_best, monitor)
+        self._measured = Measured(monitor, signals)
         wish = os.fspath(resume)
         is_word = wish in RESUME_WORDS
         self._resume = Resume(wish if is_word else Path(wish).absolute(), self.directory)
@@ -185,6 +190,9 @@ class Checkpoint(WithoutBus):
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
+        if self._measured.sparse and at_end and when is not _EVERY_TIME:
+            hear = handles(*self._measured.sparse, priority=Priority.PERSIST + 1)
+            self.hear_measured = hear(self.hear_measured)  # type: ignore[method-assign]  # as below
         marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)
         self.save = marked(self.save)  # type: ignore[method-assign]  # stands in for it, for `attach` to find
         if asynchronous:
@@ -212,9 +220,8 @@ class Checkpoint(WithoutBus):
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
-        if shelf.monitor is not None:
-            shelf.monitor.read(event.fields.get("metrics"))
-        draft = draft_of(event, shelf.monitor, shelf.series)
+        stale = self._measured.read(event)
+        draft = draft_of(event, shelf.monitor, shelf.series, stale)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
@@ -236,6 +243,10 @@ class Checkpoint(WithoutBus):
             return  # a failure: the checkpoint before is one to go on from
         self._save(event)
 
+    def hear_measured(self, event: Event) -> None:
+        """Note a metric of what is not due: the end may be saved with the same weights."""
+        self._measured.hear(event)
+
     def on_detach(self, bus: EventBus) -> None:
         """Give up a save that was put off on this bus."""
         self._later.leave(bus)
@@ -243,7 +254,8 @@ class Checkpoint(WithoutBus):
     def _write(self, event: Event, draft: Manifest, state: Mapping[str, Any]) -> None:
         folder = self._folder(event)
         check_loadable(state, folder.path)
-        put = functools.partial(self._shelf.put, folder, draft)
+        # On the loop's thread: the newest is what was to be saved last, whichever is written first.
+        put = functools.partial(self._shelf.put, folder, draft, folder.draw_number())
         if self._writer is None:
             self._tell(event.bus, put(state))
         else:
@@ -271,7 +283,7 @@ class Checkpoint(WithoutBus):
                 self.save(event)
                 self._settle(event.bus, wait=True)
         except Exception as error:  # noqa: BLE001 - the run's own failure is the one to raise
-            text = _NONE_AFTER_FAILURE if self.on_failure else _NOT_SAVED
+            text = _FAILED_AFTER_FAILURE if self.on_failure else _FAILED
             exception.add_note(f"{text}: {error}")
             if not is_told:
                 logger.error(text, exc_info=error)
@@ -291,6 +303,7 @@ class Checkpoint(WithoutBus):
         """Let go of an earlier run's checkpoints, unless this run was restored from one of them."""
         if self._run_id is not None and run_id != self._run_id:
             self._shelf.forget()
+            self._measured.forget()
         self._run_id = run_id
         self._shelf.begin()
 
@@ -315,6 +328,7 @@ class Checkpoint(WithoutBus):
         check_clock(self._when)
         folder = self._folder(event)  # a name that cannot be used shows now, not at the first save
         self._saved_whole = None
+        self._measured.forget()
         self._adopt(event.context.get("run_id"))
         found = self._resume.find(event, folder)
         if found is not None:
@@ -354,7 +368,8 @@ class Checkpoint(WithoutBus):
             return  # nor could a metric come with it
         saved_here = self.last_path is not None and event.context.get("run_id") == self._run_id
         monitor = self._shelf.monitor
-        if monitor is not None and saved_here and not monitor.seen:
+        is_missed = monitor is not None and not monitor.seen and self.best_path is None
+        if monitor is not None and is_missed and saved_here:
             monitor.warn_never_seen("no best checkpoint is kept (best=None says so at once)", event)
 
     @handles("run_closed", priority=Priority.PERSIST)
@@ -365,7 +380,7 @@ class Checkpoint(WithoutBus):
         except Exception as error:
             if outcome != "failed":
                 raise
-            logger.error(_NOT_SAVED, exc_info=error)
+            logger.error(_FAILED, exc_info=error)
         finally:
             self._later.cease()
             self._offer.take()

@@ -102,18 +102,22 @@ class EMA:
     3.5
 
     In a checkpoint the part `model` holds the trained weights, to go on from, also in the best one
-    of a run that validates with the average. The averaged ones are in the part `EMA`:
+    of a run that validates with the average. The averaged ones are in the part `EMA`, and load into
+    a plain model:
 
     >>> import tempfile
     >>> from eventbus.handlers import Checkpoint
     >>> checkpoint = Checkpoint(tempfile.mkdtemp())
     >>> _ = bus.attach(checkpoint)
     >>> _ = loop.emit("epoch_finished", epoch=1, step=3, metrics={"val_loss": 0.1})
-    >>> best = torch.optim.swa_utils.AveragedModel(model)
-    >>> best.load_state_dict(Checkpoint.weights(checkpoint.best_path, part="EMA")["averaged"])
+    >>> best = torch.nn.Linear(1, 1, bias=False)
+    >>> best.load_state_dict(Checkpoint.weights(checkpoint.best_path, part="EMA.averaged"))
     <All keys matched successfully>
-    >>> best.module.weight.item()
+    >>> best.weight.item()
     3.5
+
+    `Checkpoint.export` writes them likewise, with ``part="EMA.averaged"``. For a model that is
+    narrower than float32 they are float32.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,5 +104,4 @@ def unfinished(path: Path) -> list[str]:
 
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be the process that starts after this one died, with the same id as in a container."""
-    monkeypatch.setattr(_checkpoint_attempts, "_TOKEN", os.urandom(4).hex())
     monkeypatch.setattr(_checkpoint_attempts, "_under_way", set())

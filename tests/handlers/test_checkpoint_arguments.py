@@ -63,6 +63,20 @@ def test_a_word_that_is_neither_auto_nor_a_directory_is_refused_at_once(
     Checkpoint(tmp_path, resume=tmp_path / "not there yet")
 
 
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ("checkpoint_saved", "on='checkpoint_saved' is what each save emits"),
+        (("epoch_finished", "state_requested"), "on='state_requested' is what each save emits"),
+        ("checkpoint_*", r"on='checkpoint_\*' covers 'checkpoint_saved', which each save emits"),
+        ("*", r"on='\*' covers 'checkpoint_saved', which each save emits"),
+    ],
+)
+def test_signal_of_a_save_is_none_to_save_on(tmp_path: Path, on: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"Checkpoint: {said}, .* such as 'epoch_finished'"):
+        Checkpoint(tmp_path, on=on)
+
+
 def test_mode_is_checked(tmp_path: Path) -> None:
     mode: Any = "best"
     with pytest.raises(ValueError, match="mode is 'min' or 'max'"):

@@ -221,7 +221,7 @@ def test_failure_is_logged_where_the_run_has_failed_already(
 ) -> None:
     training, _ = fail_first(tmp_path)
     training.loop.emit("run_closed", outcome="failed")
-    assert "a checkpoint was not saved" in caplog.text
+    assert "saving a checkpoint failed" in caplog.text
     assert "No space left" in caplog.text
 
 
@@ -299,7 +299,7 @@ def test_run_that_was_to_save_after_a_disk_that_hangs_says_that_it_did_not(
 ) -> None:
     hung = run_on_disk_that_hangs(tmp_path, monkeypatch, on_failure=True)
     assert hung.waits.count(0.01) == 1
-    assert "no checkpoint was saved after the run had failed: a checkpoint in" in hung.notes
+    assert "after the run had failed, saving a checkpoint failed too: a checkpoint in" in hung.notes
     assert caplog.text == ""
 
 
@@ -309,8 +309,8 @@ def test_run_that_fails_while_a_disk_hangs_waits_once_and_tells_of_both(
     hung = run_on_disk_that_hangs(tmp_path, monkeypatch, fails=True)
     assert isinstance(hung.error, ZeroDivisionError)
     assert hung.waits.count(0.01) == 1
-    assert "a checkpoint was not saved: a checkpoint in" in hung.notes
-    assert caplog.text.count("a checkpoint was not saved") == 1
+    assert "saving a checkpoint failed: a checkpoint in" in hung.notes
+    assert caplog.text.count("saving a checkpoint failed") == 1
     assert "ZeroDivisionError" not in caplog.text
 
 

@@ -218,7 +218,7 @@ def test_failing_save_never_hides_why_the_run_failed(
     with pytest.raises(ZeroDivisionError) as caught:
         run_of(bus, epochs=1, fail_at=2)
     assert any("No space left on device" in note for note in caught.value.__notes__)
-    assert "no checkpoint was saved after the run had failed" in caplog.text
+    assert "after the run had failed, saving a checkpoint failed too" in caplog.text
     assert steps_in(tmp_path) == []
 
 

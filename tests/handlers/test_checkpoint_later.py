@@ -108,7 +108,7 @@ def test_what_may_be_the_best_is_saved_as_it_was_validated_and_again_at_the_end_
         (2, None),
         (3, 3.0),
         (3, None),
-        (4, 3.0),
+        (4, None),  # the end: of other weights than those that were validated
     ]
 
 

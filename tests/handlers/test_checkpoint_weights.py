@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eventbus import EventBus
-from eventbus.handlers import Checkpoint
+from eventbus.handlers import EMA, Checkpoint
 from eventbus.handlers._checkpoint_files import Folder
 from eventbus.handlers._files import Files
 from eventbus.handlers.checkpoint import CheckpointError
@@ -77,6 +77,57 @@ def test_export_is_read_by_safetensors(tmp_path: Path) -> None:
     with library.safe_open(target, "pt") as file:
         assert file.metadata()["step"] == "1"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", "weights.safetensors"]
+
+
+def averaging(directory: Path, model: torch.nn.Module) -> Path:
+    """Train with an average of the weights, which stays behind them."""
+    bus, checkpoint = EventBus(), Checkpoint(directory)
+    bus.attach(EMA(0.5))
+    bus.attach(checkpoint)
+    with Run(bus, model=model) as run:
+        for _epoch in run.epochs(1):
+            for _batch in run.batches([1, 2]):
+                with torch.no_grad():
+                    for weight in model.parameters():
+                        weight.add_(1)
+                run.report(loss=1.0)
+    assert checkpoint.last_path is not None
+    return checkpoint.last_path
+
+
+def test_average_loads_into_a_plain_model(tmp_path: Path) -> None:
+    model, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    path = averaging(tmp_path, model)
+    other.load_state_dict(Checkpoint.weights(path, "EMA.averaged"))
+    assert torch.allclose(other.weight, model.weight - 0.5)
+    assert "module.weight" in Checkpoint.weights(path, "EMA")["averaged"]
+
+
+def test_average_is_exported_under_the_names_of_the_model(tmp_path: Path) -> None:
+    torch_side = pytest.importorskip("safetensors.torch")
+    model, other = Tied(), Tied()
+    path = averaging(tmp_path / "run", model)
+    with pytest.raises(CheckpointError, match=r"not a tensor but dict: write part='EMA\.averaged'"):
+        Checkpoint.export(path, tmp_path / "weights", part="EMA")
+    Checkpoint.export(path, tmp_path / "weights", part="EMA.averaged")
+    other.load_state_dict(torch_side.load_file(tmp_path / "weights"))
+    assert torch.allclose(other.second.weight, model.first.weight - 0.5)
+
+
+def test_average_is_listed_where_it_was_asked_for_by_another_name(tmp_path: Path) -> None:
+    path = averaging(tmp_path, torch.nn.Linear(2, 1))
+    for part in ("averaged", "EMA.average", "EMA.averaged.module", "EMA.updates.count", "EMA."):
+        with pytest.raises(CheckpointError, match=f"no part '{part}'; it has: .*EMA, EMA.averaged"):
+            Checkpoint.weights(path, part)
+
+
+def test_names_within_a_part_may_have_dots(tmp_path: Path) -> None:
+    weights = {"module.weight": torch.ones(1)}
+    state = {"models.a": {"inner.one": weights, "n_averaged": 1}, "models": {"a": {"b": 2}}}
+    Folder(tmp_path, Files()).commit(draft(1), state)
+    assert Checkpoint.weights(tmp_path, "models.a.inner.one") == weights
+    assert Checkpoint.weights(tmp_path, "models.a") == state["models.a"]
+    assert Checkpoint.weights(tmp_path, "models.a.b") == 2
 
 
 @pytest.mark.parametrize("weights", [{"a": 1}, {"inner": {"a": torch.ones(1)}}, [1]])

@@ -148,6 +148,15 @@ def test_a_file_is_no_path_of_a_folder(make: Callable[[Path], Any], tmp_path: Pa
         make(tmp_path / "runs")
 
 
+@pytest.mark.parametrize("make", [TensorBoard, Checkpoint])
+def test_no_path_at_all_is_not_the_folder_that_the_process_is_in(
+    make: Callable[[str], Any],
+) -> None:
+    with pytest.raises(ValueError, match=r"the path of a folder; got '': write '\.' for this one"):
+        make("")
+    make(".")
+
+
 @pytest.mark.parametrize("name", BY_RUN)
 def test_a_file_where_a_folder_is_to_be_is_named(name: str, tmp_path: Path) -> None:
     bus = EventBus(strict=True)
