@@ -69,9 +69,7 @@ class Attachment(Handle):
         bus, self.bus = self.bus, None
         if bus is not None:
             bus.registry.forget(self.thing)
-            tell = getattr(self.thing, "on_detach", None)
-            if callable(tell):
-                tell(bus)
+            _tell(self.thing, "on_detach", bus)
 
     def calls(self, handler: Any) -> bool:
         """Tell whether a function or a method is one of its handlers."""
@@ -133,7 +131,7 @@ class Planned(NamedTuple):
 
 
 def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, Any]) -> Attachment:
-    """Subscribe every mark that `thing` has; all or none."""
+    """Subscribe every mark that `thing` has; all or none. Its `on_attach(bus)` comes last."""
     if isinstance(thing, type):
         raise AttachError(f"{thing.__name__} is a class: attach an instance, {thing.__name__}(...)")
     attachment = Attachment(thing, name or name_of(thing))
@@ -153,11 +151,19 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
             attachment.subscriptions.append(subscription)
         if stateful:
             _join_state(bus, attachment, overrides.get("sender"))
+        _tell(thing, "on_attach", bus)
     except Exception:
         attachment.detach()
         raise
     attachment.bus = bus
     return attachment
+
+
+def _tell(thing: Any, hook: str, bus: EventBus) -> None:
+    """Tell the thing itself that it is attached or detached, where it wants to know."""
+    tell = getattr(thing, hook, None)
+    if callable(tell):
+        tell(bus)
 
 
 def _plan(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Priority, handles
+from eventbus import Event, Priority, handles
 
 from ._arguments import When, whole_given
+from ._one_run import OfOneRun
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchAlteration"]
 
 
-class BatchAlteration(ABC):
+class BatchAlteration(OfOneRun):
     """Replaces batches on `batch_loaded`, with a random generator of its own.
 
     The generator is on the CPU. It begins anew, from its seed, with a run that does not resume; a
@@ -49,10 +50,12 @@ class BatchAlteration(ABC):
         """Make the new batch; the old one is not changed."""
 
     @handles("run_started", priority=Priority.ALTER)
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Begin with the seed again, unless the run resumes."""
-        if resumed_from is None:
-            self.generator.manual_seed(self.seed)
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self.generator.manual_seed(self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the generator is."""
@@ -60,4 +63,5 @@ class BatchAlteration(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the random numbers from there."""
+        self._note_given()
         self.generator.set_state(state["generator"].cpu())

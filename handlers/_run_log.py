@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from eventbus import Event, Filter, Priority, handles, on_rank
 from eventbus.handlers._arguments import On, Signal, When, signals_given
+from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import Format, RunFile
 from eventbus.handlers._waits_for_epochs import WaitsForEpochs
@@ -18,7 +19,7 @@ OnEach = On | Mapping[Signal, When | None]
 Row = dict[str, Any]
 
 
-class RunLog(ABC):
+class RunLog(OfOneRun):
     """Turns emissions into rows and rows into records of a `RunFile`.
 
     Only `run_started` tells whether a run resumes, so rows that come between `run_opened` and that
@@ -58,11 +59,13 @@ class RunLog(ABC):
         self._held = []
 
     @handles("run_started", priority=Priority.REPORT + 2, on_error="isolate")
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
         """Begin a new file, unless the run resumes."""
         self._waits.start(resumed_from)
-        if resumed_from is None:
-            self._file.renew()
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self._file.renew()
 
     @handles("run_started", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
     def settle(self, event: Event) -> None:
@@ -95,6 +98,7 @@ class RunLog(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a position; later rows are dropped."""
+        self._note_given()
         self._file.resume(state)
 
     def _settle_and_add(self, names: RunNames, row: Row) -> None:

@@ -12,6 +12,7 @@ from eventbus import Event, Priority, Stop, handles
 from eventbus.handlers._arguments import On, When, signals_given
 
 from ._monitor import Mode, Monitor
+from ._one_run import OfOneRun
 
 __all__ = ["EarlyStopping"]
 
@@ -20,7 +21,7 @@ NonFinite = Literal["count", "ignore", "stop"]
 logger = logging.getLogger("eventbus.handlers.early_stopping")
 
 
-class EarlyStopping:
+class EarlyStopping(OfOneRun):
     """Stop the run when a metric has not improved for `patience` observations.
 
     ==================  =====================================================================
@@ -135,14 +136,13 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     @handles("run_started", priority=Priority.DECIDE)
-    def reset(self, resumed_from: str | None = None) -> Stop | None:
+    def reset(self, event: Event) -> Stop | None:
         """Forget all of an earlier run, unless this one goes on from a checkpoint.
 
         A run that was stopped here is stopped again at once, not an observation later; more
         patience, or another `stop_at` or `non_finite`, lets it go on.
         """
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
         if not self.observations:
             return None
         last, best = (math.nan if value is None else value for value in (self.last, self.best))
@@ -216,6 +216,7 @@ class EarlyStopping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self._note_given()
         self.best = state["best"]
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
         self.count, self.observations = state["count"], state["observations"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Priority, SkipBatch, Stop, handles
+from eventbus import Event, Priority, SkipBatch, Stop, handles
 from eventbus.handlers._arguments import On, When, count_given, signals_given
 
 from ._in_transit import (
@@ -20,6 +20,7 @@ from ._in_transit import (
     send,
     tensors_in,
 )
+from ._one_run import OfOneRun
 from ._parts import bare
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _Sent:
     numbers: InTransit
 
 
-class NonFiniteGuard:
+class NonFiniteGuard(OfOneRun):
     """Stop the run, skip the batch or raise when something is NaN or infinite.
 
     ==================  =====================================================================
@@ -176,10 +177,9 @@ class NonFiniteGuard:
         self.release()
 
     @handles("run_started", priority=Priority.DECIDE)
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Forget all of an earlier run, unless this one resumes."""
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
 
     @handles("run_closed", priority=Priority.DECIDE)
     def release(self) -> None:
@@ -295,6 +295,7 @@ class NonFiniteGuard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self._note_given()
         self.skips, self.skipped = state["skips"], state["skipped"]
 
 

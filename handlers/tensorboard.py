@@ -134,6 +134,7 @@ class TensorBoard(Tracker):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a position; what was filed after it is dropped."""
+        self._note_given()
         self._step = state["last_step"]
         self._files.resume(state)
 

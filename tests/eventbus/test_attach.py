@@ -15,6 +15,7 @@ from eventbus import (
     Event,
     EventBus,
     FieldError,
+    RestoredState,
     Stop,
     every,
     handles,
@@ -113,6 +114,45 @@ def test_a_thing_is_told_once_when_it_is_detached_however_that_is_done(bus: Even
     with bus.attach(thing):
         pass
     assert thing.told == [bus] * 3
+
+
+class Asks:
+    """Looks at the bus as it is attached, once its part of a restored state is there."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[EventBus, int, object]] = []
+        self.state: object = None
+
+    @handles("epoch_started")
+    def begin(self) -> None: ...
+
+    def on_attach(self, bus: EventBus) -> None:
+        self.seen.append((bus, len(bus.open_runs), self.state))
+
+    def state_dict(self) -> object:
+        return self.state
+
+    def load_state_dict(self, state: object) -> None:
+        self.state = state
+
+
+def test_a_thing_is_told_when_it_is_attached_with_its_state_in_place(bus: EventBus) -> None:
+    loop, thing = bus.bind(sender="train"), Asks()
+    loop.emit("run_opened")
+    loop.emit("state_restored", state=RestoredState({"Asks": 3}))
+    bus.attach(thing)
+    assert thing.seen == [(bus, 1, 3)]
+
+
+def test_what_fails_as_it_is_told_is_not_attached(bus: EventBus) -> None:
+    class Fails(Asks):
+        def on_attach(self, bus: EventBus) -> None:
+            raise RuntimeError("no run here")
+
+    with pytest.raises(RuntimeError, match="no run here"):
+        bus.attach(Fails())
+    assert not bus.signal("epoch_started").receivers
+    assert not bus.registry.state_names()
 
 
 def test_a_thing_that_could_not_be_attached_is_not_told(bus: EventBus) -> None:

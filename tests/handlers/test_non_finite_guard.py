@@ -431,6 +431,17 @@ def test_skips_are_counted_on_after_a_resume() -> None:
     assert resumed.bus.emit("state_requested").state["NonFiniteGuard"] == {"skips": 0, "skipped": 0}
 
 
+def test_skips_of_another_run_are_not_counted_in_one_that_was_saved_without_it() -> None:
+    guard = NonFiniteGuard("skip", max_skips=2)
+    loop = Loop(guard)
+    loop.start()
+    loop.backward(tensor(NAN))
+    loop.emitter.emit("state_restored", state=RestoredState({"loop": {}}), path="x")
+    loop.start("x")
+    assert guard.skipped == 0
+    assert loop.backward(tensor(NAN)).stop is None
+
+
 # -- the device
 
 
