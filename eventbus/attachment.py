@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachment", "attach"]
 
+_NOT_OF_LIFE = ("when", "priority")
+"""What is said of a handler's work: it opens, resumes and closes all the same, in its order."""
+
 
 class Attachment(Handle):
     """The handle on all subscriptions of one attached thing; ended by `detach` or a `with` block.
@@ -146,8 +149,10 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
     try:
         only_life = all(each.is_life for each in planned)
         for each in planned:
-            filtered = only_life or not each.is_life
-            subscription = _subscribe(bus, each, attachment, overrides, filtered=filtered)
+            chosen = overrides
+            if each.is_life and not only_life:
+                chosen = {key: value for key, value in overrides.items() if key not in _NOT_OF_LIFE}
+            subscription = _subscribe(bus, each, attachment, chosen)
             attachment.subscriptions.append(subscription)
         if stateful:
             _join_state(bus, attachment, overrides.get("sender"))
@@ -183,8 +188,6 @@ def _subscribe(
     planned: Planned,
     attachment: Attachment,
     overrides: Mapping[str, Any],
-    *,
-    filtered: bool,
 ) -> Subscription:
     mark, label = planned.mark, planned.label
     chosen = {
@@ -192,8 +195,7 @@ def _subscribe(
         for key in ("priority", "sender", "on_error", "background")
     }
     when = overrides.get("when")
-    keeps = when is None or not filtered
-    chosen["when"] = mark.when if keeps else in_place_of(mark.when, when)
+    chosen["when"] = mark.when if when is None else in_place_of(mark.when, when)
     _check_self(bus, planned)
     _check_thread(mark, overrides.get("background"), label)
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)

@@ -219,6 +219,40 @@ def test_priority_zero_overrides_too(bus: EventBus, loop: Emitter) -> None:
     assert recorder.calls == ["normal", "end 1"]
 
 
+def test_priority_of_the_marks_that_open_and_close_a_handler_stays(
+    bus: EventBus, loop: Emitter
+) -> None:
+    recorder = Recorder()
+
+    class Log:
+        @handles("run_opened", priority=9)
+        def open(self) -> None:
+            recorder.calls.append("open")
+
+        @handles("epoch_finished", priority=9)
+        def write(self) -> None:
+            recorder.calls.append("write")
+
+    bus.on("run_opened", "epoch_finished")(recorder.handler("normal"))
+    bus.attach(Log(), priority=-1)
+    loop.emit("run_opened")
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert recorder.calls == ["open", "normal", "normal", "write"]
+
+
+def test_priority_of_what_has_no_other_marks_is_overridden(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+
+    @handles("run_finished", priority=9)
+    def report() -> None:
+        recorder.calls.append("report")
+
+    bus.on("run_finished")(recorder.handler("normal"))
+    bus.attach(report, priority=-1)
+    loop.emit("run_finished", reason="completed")
+    assert recorder.calls == ["normal", "report"]
+
+
 def test_on_error_overrides_too(bus: EventBus, loop: Emitter) -> None:
     class Logger:
         @handles("run_started", on_error="isolate")
