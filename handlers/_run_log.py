@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from eventbus import Event, Filter, Priority, handles, on_rank
+from eventbus import AttachError, Event, EventBus, Filter, Priority, handles, on_rank
 from eventbus.handlers._arguments import On, Signal, When, signals_given
 from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._paths import RunNames
@@ -51,6 +51,18 @@ class RunLog(OfOneRun):
             self._settle_and_add(names, row)
         else:
             self._held.append((names, row))
+
+    def on_attach(self, bus: EventBus) -> None:
+        """Refuse the file of another log of the same runs: each would find the other's lines."""
+        super().on_attach(bus)
+        logs = _logs_on(bus)
+        hears = {sender for log, sender in logs if log is self}
+        for log, sender in logs:
+            if log is not self and sender in hears and log._file.template == self._file.template:
+                raise AttachError(
+                    f"{type(self).__name__} is to write {self._file.template}, which another "
+                    f"{type(log).__name__} on this bus writes: give each a file of its own"
+                )
 
     # Before whoever may emit there, or fail: what that leads to is not of the run before.
     @handles("run_opened", priority=Priority.ALTER + 50, on_error="isolate")
@@ -106,6 +118,12 @@ class RunLog(OfOneRun):
         self._add(row)
 
 
+def _logs_on(bus: EventBus) -> list[tuple[RunLog, str | None]]:
+    """Return the logs whose methods are subscribed, each with the sender that it hears."""
+    owners = ((getattr(one.handler, "__self__", None), one.sender) for one in bus.subscriptions)
+    return [(owner, sender) for owner, sender in owners if isinstance(owner, RunLog)]
+
+
 def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
     """Give each signal its filter; each is for rank 0 alone, as one file takes one writer."""
     if isinstance(on, Mapping):
@@ -114,7 +132,5 @@ def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
         chosen = dict(zip(signals_given(on), on.values(), strict=True))
     else:
         chosen = dict.fromkeys(signals_given(on), when)
-    if not chosen:
-        raise ValueError("on= names at least one signal; got none")
     rank_0 = on_rank(0)
     return {signal: rank_0 if due is None else due & rank_0 for signal, due in chosen.items()}
