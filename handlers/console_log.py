@@ -96,7 +96,7 @@ class ConsoleLog:
         self._skips = Skips()
         self._has_failed = False
         due = (every(50) if when is None else when) & on_rank(0)
-        mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
+        mark = _told("batch_finished", when=due, background=False)
         self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
 
     # -- what is counted
@@ -190,7 +190,7 @@ class ConsoleLog:
         """Print why a validation has no result."""
         self._say(*self._place(epoch, step), name, _because("interrupted", reason))
 
-    @_told("epoch_finished")
+    @_told("epoch_finished", background=False)
     def finish_epoch(
         self,
         epoch: int,

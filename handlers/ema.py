@@ -133,8 +133,9 @@ class EMA(OfOneRun):
         self._models = Parts("EMA", "model", model)
         self._lent: tuple[Module, EventBus] | None = None  # to which, and on which bus
         self._start_over()
-        updated = handles(*signals_given(on), when=when, priority=Priority.MEASURE)(self.update)
-        self.update = updated  # type: ignore[method-assign]  # marked with what was asked for
+        signals = signals_given(on)
+        updating = handles(*signals, when=when, priority=Priority.MEASURE, background=False)
+        self.update = updating(self.update)  # type: ignore[method-assign]  # marked with what was asked for
         if validate:
             self._mark_exchange()
 

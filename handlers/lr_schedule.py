@@ -146,7 +146,7 @@ class LRSchedule(OfOneRun):
 
     # -- the run
 
-    @handles("run_started", priority=Priority.ALTER)
+    @handles("run_started", priority=Priority.ALTER, background=False)
     def start(
         self,
         event: Event,
