@@ -35,9 +35,8 @@ class BatchAlteration(OfOneRun):
     def __init__(self, seed: int, when: When | None) -> None:
         import torch
 
-        whole_given(type(self).__name__, "seed", seed)
-        self.seed = seed
-        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+        self.seed = _seed_given(type(self).__name__, seed)
+        self.generator: torch.Generator = torch.Generator().manual_seed(self.seed)
         marked = handles("batch_loaded", when=when, priority=Priority.ALTER, background=False)
         self.alter = marked(self.alter)  # type: ignore[method-assign]  # marked with what was asked for
 
@@ -65,3 +64,10 @@ class BatchAlteration(OfOneRun):
         """Go on with the random numbers from there."""
         self._note_given()
         self.generator.set_state(state["generator"].cpu())
+
+
+def _seed_given(owner: str, seed: object) -> int:
+    number = whole_given(owner, "seed", seed)
+    if not -(2**63) <= number < 2**64:  # what torch takes
+        raise ValueError(f"{owner}: seed is from -2**63 to below 2**64, got {seed!r}")
+    return number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -209,9 +209,10 @@ class ConfusionMatrix(OfOneRun):
 def _names_and_number(classes: Any) -> tuple[list[str] | None, int | None]:
     if classes is None:
         return None, None
-    names = None if isinstance(classes, int) else [str(name) for name in classes]
+    is_several = isinstance(classes, Iterable) and not isinstance(classes, str)
+    names = [str(name) for name in classes] if is_several else None
     number = classes if names is None else len(names)
-    if isinstance(classes, bool | str) or number < 1:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(
             f"ConfusionMatrix takes the number of classes, or their names; got {classes!r}"
         )

@@ -327,7 +327,7 @@ def test_wrong_threshold_is_refused_when_it_is_made(threshold: Any) -> None:
         ConfusionMatrix(threshold=threshold)
 
 
-@pytest.mark.parametrize("classes", [0, [], True, "cat"])
+@pytest.mark.parametrize("classes", [0, [], True, "cat", 2.5])
 def test_wrong_classes_are_refused_when_it_is_made(classes: Any) -> None:
     with pytest.raises(ValueError, match="the number of classes, or their names; got"):
         ConfusionMatrix(classes)

@@ -547,6 +547,8 @@ def test_cuda_is_not_waited_for_and_acted_on_all_the_same() -> None:
         ({"watch": ("weights",)}, "watch is any of 'loss', 'metrics', 'gradients'; got"),
         ({"action": "skip", "watch": "metrics"}, "skips for the loss or gradients"),
         ({"max_skips": 0}, "max_skips is at least 1"),
+        ({"max_skips": 3}, "max_skips is for action='skip'; got 3 with 'stop'"),
+        ({"action": "skip", "on": "epoch_finished"}, r"leave on= out; got \('epoch_finished',\)"),
     ],
 )
 def test_wrong_argument_is_refused_when_it_is_made(arguments: Any, message: str) -> None:
