@@ -54,7 +54,6 @@ class RunLog(OfOneRun):
 
     def on_attach(self, bus: EventBus) -> None:
         """Refuse the file of another log of the same runs: each would find the other's lines."""
-        super().on_attach(bus)
         logs = _logs_on(bus)
         hears = {sender for log, sender in logs if log is self}
         for log, sender in logs:
@@ -63,6 +62,7 @@ class RunLog(OfOneRun):
                     f"{type(self).__name__} is to write {self._file.template}, which another "
                     f"{type(log).__name__} on this bus writes: give each a file of its own"
                 )
+        super().on_attach(bus)
 
     # Before whoever may emit there, or fail: what that leads to is not of the run before.
     @handles("run_opened", priority=Priority.ALTER + 50, on_error="isolate")
