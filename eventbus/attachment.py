@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachment", "attach"]
 
+_NOT_OF_LIFE = ("when", "priority")
+"""What is said of a handler's work: it opens, resumes and closes all the same, in its order."""
+
 
 class Attachment(Handle):
     """The handle on all subscriptions of one attached thing; ended by `detach` or a `with` block.
@@ -69,9 +72,7 @@ class Attachment(Handle):
         bus, self.bus = self.bus, None
         if bus is not None:
             bus.registry.forget(self.thing)
-            tell = getattr(self.thing, "on_detach", None)
-            if callable(tell):
-                tell(bus)
+            _tell(self.thing, "on_detach", bus)
 
     def calls(self, handler: Any) -> bool:
         """Tell whether a function or a method is one of its handlers."""
@@ -133,7 +134,7 @@ class Planned(NamedTuple):
 
 
 def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, Any]) -> Attachment:
-    """Subscribe every mark that `thing` has; all or none."""
+    """Subscribe every mark that `thing` has; all or none. Its `on_attach(bus)` comes last."""
     if isinstance(thing, type):
         raise AttachError(f"{thing.__name__} is a class: attach an instance, {thing.__name__}(...)")
     attachment = Attachment(thing, name or name_of(thing))
@@ -148,16 +149,26 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
     try:
         only_life = all(each.is_life for each in planned)
         for each in planned:
-            filtered = only_life or not each.is_life
-            subscription = _subscribe(bus, each, attachment, overrides, filtered=filtered)
+            chosen = overrides
+            if each.is_life and not only_life:
+                chosen = {key: value for key, value in overrides.items() if key not in _NOT_OF_LIFE}
+            subscription = _subscribe(bus, each, attachment, chosen)
             attachment.subscriptions.append(subscription)
         if stateful:
             _join_state(bus, attachment, overrides.get("sender"))
+        _tell(thing, "on_attach", bus)
     except Exception:
         attachment.detach()
         raise
     attachment.bus = bus
     return attachment
+
+
+def _tell(thing: Any, hook: str, bus: EventBus) -> None:
+    """Tell the thing itself that it is attached or detached, where it wants to know."""
+    tell = getattr(thing, hook, None)
+    if callable(tell):
+        tell(bus)
 
 
 def _plan(
@@ -177,8 +188,6 @@ def _subscribe(
     planned: Planned,
     attachment: Attachment,
     overrides: Mapping[str, Any],
-    *,
-    filtered: bool,
 ) -> Subscription:
     mark, label = planned.mark, planned.label
     chosen = {
@@ -186,8 +195,7 @@ def _subscribe(
         for key in ("priority", "sender", "on_error", "background")
     }
     when = overrides.get("when")
-    keeps = when is None or not filtered
-    chosen["when"] = mark.when if keeps else in_place_of(mark.when, when)
+    chosen["when"] = mark.when if when is None else in_place_of(mark.when, when)
     _check_self(bus, planned)
     _check_thread(mark, overrides.get("background"), label)
     options = Options.checked(**{k: v for k, v in chosen.items() if v is not None}, label=label)

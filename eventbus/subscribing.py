@@ -158,14 +158,16 @@ class HandlersSide:
     ) -> Attachment:
         """Subscribe every mark that an object, a module or a function has; see `handles`.
 
-        The keywords override the marks; `when` leaves those on `run_*` alone, so that a handler
-        still opens, resumes and closes. It also leaves what a mark says of ranks: one that writes a
-        file on rank 0 does so whatever the filter, unless that names ranks, as in
-        `when=every(10) & on_rank(1)`. What has `state_dict` and `load_state_dict` takes part in
-        checkpoints under its name: the class's, unless `name` is given. Where the class was
-        defined again, as when a notebook's cell is run again, the objects of the old one are
-        detached, and a line says so; the new object keeps its own state. Of a class that is not
-        defined there, both stay; a line says that, too.
+        The keywords override the marks; `when` and `priority` leave those on `run_*` alone, where
+        there are others, so that a handler still opens, resumes and closes, and in its order.
+        `when` also leaves what a mark says of ranks: one that writes a file on rank 0 does so
+        whatever the filter, unless that names ranks, as in `when=every(10) & on_rank(1)`.
+
+        What has `state_dict` and `load_state_dict` takes part in checkpoints under its name: the
+        class's, unless `name` is given. Where the class was defined again, as when a notebook's
+        cell is run again, the objects of the old one are detached, and a line says so; the new
+        object keeps its own state. Of a class that is not defined there, both stay; a line says
+        that, too.
 
         Raises
         ------

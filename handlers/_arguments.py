@@ -26,6 +26,8 @@ def signals_given(on: On) -> tuple[str, ...]:
     ------
     TypeError
         It is something else.
+    ValueError
+        It is none.
 
     Examples
     --------
@@ -38,6 +40,8 @@ def signals_given(on: On) -> tuple[str, ...]:
     TypeError: on= takes the name of a signal, or several; got 5
     """
     given = (on,) if isinstance(on, str | Declaration) or not isinstance(on, Iterable) else (*on,)
+    if not given:
+        raise ValueError("on= names at least one signal; got none")
     for each in given:
         if not isinstance(each, str | Declaration) or not each:
             raise TypeError(f"on= takes the name of a signal, or several; got {on!r}")

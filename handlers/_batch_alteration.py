@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Priority, handles
+from eventbus import Event, Priority, handles
 
 from ._arguments import When, whole_given
+from ._one_run import OfOneRun
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchAlteration"]
 
 
-class BatchAlteration(ABC):
+class BatchAlteration(OfOneRun):
     """Replaces batches on `batch_loaded`, with a random generator of its own.
 
     The generator is on the CPU. It begins anew, from its seed, with a run that does not resume; a
@@ -34,9 +35,8 @@ class BatchAlteration(ABC):
     def __init__(self, seed: int, when: When | None) -> None:
         import torch
 
-        whole_given(type(self).__name__, "seed", seed)
-        self.seed = seed
-        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+        self.seed = _seed_given(type(self).__name__, seed)
+        self.generator: torch.Generator = torch.Generator().manual_seed(self.seed)
         marked = handles("batch_loaded", when=when, priority=Priority.ALTER, background=False)
         self.alter = marked(self.alter)  # type: ignore[method-assign]  # marked with what was asked for
 
@@ -49,10 +49,12 @@ class BatchAlteration(ABC):
         """Make the new batch; the old one is not changed."""
 
     @handles("run_started", priority=Priority.ALTER)
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Begin with the seed again, unless the run resumes."""
-        if resumed_from is None:
-            self.generator.manual_seed(self.seed)
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self.generator.manual_seed(self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the generator is."""
@@ -60,4 +62,12 @@ class BatchAlteration(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the random numbers from there."""
+        self._note_given()
         self.generator.set_state(state["generator"].cpu())
+
+
+def _seed_given(owner: str, seed: object) -> int:
+    number = whole_given(owner, "seed", seed)
+    if not -(2**63) <= number < 2**64:  # what torch takes
+        raise ValueError(f"{owner}: seed is from -2**63 to below 2**64, got {seed!r}")
+    return number

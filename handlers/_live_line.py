@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Beside", "LiveLine"]
 
+_HOOK = "on_broken_pipe"
+
 
 class Beside:
     """Parts in one line, a space between them; the terminal's edge crops it.
@@ -72,8 +74,7 @@ class LiveLine:
         console = Console(stderr=True) if self._given is None else self._given
         if not _is_terminal(console, forced=self._given is not None):
             return False
-        # rich would raise SystemExit on a broken pipe; an attribute, to leave the class alone.
-        console.__dict__["on_broken_pipe"] = lambda: setattr(console, "quiet", True)
+        _Hush.on(console)
         self._console = console
         streams = sys.stdout, sys.stderr
         self._live = live = Live(
@@ -108,7 +109,7 @@ class LiveLine:
         with suppress(OSError, ValueError, IndexError):
             live.stop()
         assert self._console is not None
-        del self._console.__dict__["on_broken_pipe"]
+        _Hush.off(self._console)
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
@@ -127,6 +128,42 @@ class LiveLine:
             if handler.stream in streams and handler.stream is not streams[handler.stream]:
                 self._moved.append((handler, handler.stream))
                 handler.setStream(streams[handler.stream])
+
+
+class _Hush:
+    """What a console does on a broken pipe while lines are shown on it: rich raises SystemExit.
+
+    It is put on as an attribute, to leave the class alone; what was there comes back with the last
+    of the lines.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._before = console.__dict__.get(_HOOK)
+        self._lines = 0
+
+    def __call__(self) -> None:
+        self._console.quiet = True
+
+    @classmethod
+    def on(cls, console: Console) -> None:
+        """Put it on for one more line."""
+        held = console.__dict__.get(_HOOK)
+        hush = held if isinstance(held, cls) else cls(console)
+        hush._lines += 1
+        console.__dict__[_HOOK] = hush
+
+    @classmethod
+    def off(cls, console: Console) -> None:
+        """Take it off for one line; a hook that somebody has put in its place stays."""
+        hush = console.__dict__.get(_HOOK)
+        if not isinstance(hush, cls):
+            return
+        hush._lines -= 1
+        if hush._lines == 0:
+            del console.__dict__[_HOOK]
+            if hush._before is not None:
+                console.__dict__[_HOOK] = hush._before
 
 
 def _stream_handlers() -> list[logging.StreamHandler[Any]]:

@@ -7,7 +7,7 @@ import string
 import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,9 @@ _DEFAULTS = {
         "{run}: {handler} failed", "{exception}\nat {place}\non {signal}\n{where}", "warning"
     ),
 }
+_UNTOLD = _Default(
+    "{run}: failed", "it failed as it ended, or without run_failed: its log says why", "failure"
+)
 _OTHER = _Default("{run}: {event}", "{where}\n{facts}", "info")
 
 
@@ -70,6 +73,11 @@ def compose(
     if held_back:
         text += f"\n({held_back} earlier messages like this were held back)"
     return Message(line, _encodable(text) or line, usual.kind)
+
+
+def compose_failure(event: Event) -> Message:
+    """Write the message of a run that is closed as failed, where `run_failed` told nothing."""
+    return replace(compose(event, *_UNTOLD[:2]), kind=_UNTOLD.kind)
 
 
 def check_template(template: str, signals: Iterable[str]) -> None:

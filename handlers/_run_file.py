@@ -82,11 +82,16 @@ class RunFile:
         Where; `{run}` and `{run_id}` in it are replaced by the run's.
     form
         How the file is split into records.
+
+    Attributes
+    ----------
+    template : str
+        The path as it was given.
     """
 
     def __init__(self, owner: str, path: str, form: Format) -> None:
         self._owner = owner
-        self._template = path
+        self.template = path
         self._form = form
         self.renew()
 
@@ -168,7 +173,7 @@ class RunFile:
         return self._files[self._path]
 
     def _path_of(self, names: RunNames) -> Path:
-        return path_of_run(self._owner, self._template, names)
+        return path_of_run(self._owner, self.template, names)
 
     def _begin(self, path: Path) -> _Own:
         check_folder(self._owner, path.parent).mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from eventbus import Event, Filter, Priority, handles, on_rank
+from eventbus import AttachError, Event, EventBus, Filter, Priority, handles, on_rank
 from eventbus.handlers._arguments import On, Signal, When, signals_given
+from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._run_file import Format, RunFile
 from eventbus.handlers._waits_for_epochs import WaitsForEpochs
@@ -18,7 +19,7 @@ OnEach = On | Mapping[Signal, When | None]
 Row = dict[str, Any]
 
 
-class RunLog(ABC):
+class RunLog(OfOneRun):
     """Turns emissions into rows and rows into records of a `RunFile`.
 
     Only `run_started` tells whether a run resumes, so rows that come between `run_opened` and that
@@ -51,6 +52,18 @@ class RunLog(ABC):
         else:
             self._held.append((names, row))
 
+    def on_attach(self, bus: EventBus) -> None:
+        """Refuse the file of another log of the same runs: each would find the other's lines."""
+        logs = _logs_on(bus)
+        hears = {sender for log, sender in logs if log is self}
+        for log, sender in logs:
+            if log is not self and sender in hears and log._file.template == self._file.template:
+                raise AttachError(
+                    f"{type(self).__name__} is to write {self._file.template}, which another "
+                    f"{type(log).__name__} on this bus writes: give each a file of its own"
+                )
+        super().on_attach(bus)
+
     # Before whoever may emit there, or fail: what that leads to is not of the run before.
     @handles("run_opened", priority=Priority.ALTER + 50, on_error="isolate")
     def hold(self) -> None:
@@ -58,11 +71,13 @@ class RunLog(ABC):
         self._held = []
 
     @handles("run_started", priority=Priority.REPORT + 2, on_error="isolate")
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
         """Begin a new file, unless the run resumes."""
         self._waits.start(resumed_from)
-        if resumed_from is None:
-            self._file.renew()
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self._file.renew()
 
     @handles("run_started", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
     def settle(self, event: Event) -> None:
@@ -95,11 +110,18 @@ class RunLog(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a position; later rows are dropped."""
+        self._note_given()
         self._file.resume(state)
 
     def _settle_and_add(self, names: RunNames, row: Row) -> None:
         self._file.settle(names)
         self._add(row)
+
+
+def _logs_on(bus: EventBus) -> list[tuple[RunLog, str | None]]:
+    """Return the logs whose methods are subscribed, each with the sender that it hears."""
+    owners = ((getattr(one.handler, "__self__", None), one.sender) for one in bus.subscriptions)
+    return [(owner, sender) for owner, sender in owners if isinstance(owner, RunLog)]
 
 
 def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
@@ -110,7 +132,5 @@ def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:
         chosen = dict(zip(signals_given(on), on.values(), strict=True))
     else:
         chosen = dict.fromkeys(signals_given(on), when)
-    if not chosen:
-        raise ValueError("on= names at least one signal; got none")
     rank_0 = on_rank(0)
     return {signal: rank_0 if due is None else due & rank_0 for signal, due in chosen.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 
 from eventbus import Event, Priority, every, handles, on_rank
 from eventbus.handlers._arguments import When
+from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._paths import RunNames
 from eventbus.handlers._pictures import png_of
 from eventbus.handlers._rows import plain
@@ -41,7 +42,7 @@ def _is_within_a_step(event: Event | None) -> bool:
     return event is not None
 
 
-class Tracker(ABC):
+class Tracker(OfOneRun):
     """Files numbers, pictures and texts under tags, by step.
 
     Numbers go under `step/`, `epoch/`, `validation/`, `measured/` and `learning_rate/`, by where
@@ -98,12 +99,14 @@ class Tracker(ABC):
         self._held = []
 
     @_isolated("run_started", priority=Priority.REPORT + 2)
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Forget the run before, unless this one goes on from a checkpoint."""
-        if resumed_from is None:
-            self._step = 0
-            self._measured.clear()
-            self._renew()
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self._step, self._sender = 0, None
+        self._measured.clear()
+        self._renew()
 
     @_told("run_started", priority=Priority.REPORT + 1)
     def begin(self, event: Event, config: Any = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from eventbus import EventBus, Priority, handles, on_rank
+from eventbus import Event, EventBus, Priority, handles, on_rank
 
 from ._arguments import When
+from ._one_run import OfOneRun
 from ._pictures import literal
 from ._requires import require
 
@@ -28,7 +29,7 @@ _LARGEST_INCHES = 12.0
 _MOST_CELLS_WITH_NUMBERS = 20
 
 
-class ConfusionMatrix:
+class ConfusionMatrix(OfOneRun):
     """Count the true and the predicted classes of each validation, and draw them.
 
     ==================  =====================================================================
@@ -116,10 +117,9 @@ class ConfusionMatrix:
         self._lacks: set[str] = set()
 
     @handles("run_started", priority=Priority.MEASURE, on_error="isolate")
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Forget the run before, unless this one resumes."""
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
 
     # -- counting
 
@@ -209,9 +209,10 @@ class ConfusionMatrix:
 def _names_and_number(classes: Any) -> tuple[list[str] | None, int | None]:
     if classes is None:
         return None, None
-    names = None if isinstance(classes, int) else [str(name) for name in classes]
+    is_several = isinstance(classes, Iterable) and not isinstance(classes, str)
+    names = [str(name) for name in classes] if is_several else None
     number = classes if names is None else len(names)
-    if isinstance(classes, bool | str) or number < 1:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(
             f"ConfusionMatrix takes the number of classes, or their names; got {classes!r}"
         )

@@ -50,7 +50,7 @@ class ConsoleLog:
     signals consumed    `run_started`, `run_finished`, `run_failed`, `epoch_*`, `loader_opened`,
                         `batch_loaded`, `batch_finished`, `batch_skipped`, `validation_started`,
                         `validation_done`, `validation_interrupted`, `learning_rate_changed`,
-                        `checkpoint_saved`, `stop_requested`
+                        `checkpoint_saved`, `stop_requested`, `run_closed`
     values produced     lines of text
     cost                each step: a count. Each line: reading the metrics, one transfer from
                         the device
@@ -94,8 +94,9 @@ class ConsoleLog:
         self._per_second = "steps/s"
         self._learning_rates: Mapping[str, float] = {}
         self._skips = Skips()
+        self._has_failed = False
         due = (every(50) if when is None else when) & on_rank(0)
-        mark = handles("batch_finished", when=due, priority=Priority.REPORT, on_error="isolate")
+        mark = _told("batch_finished", when=due, background=False)
         self.step = mark(self.step)  # type: ignore[method-assign]  # marked with what was asked for
 
     # -- what is counted
@@ -110,6 +111,7 @@ class ConsoleLog:
         """Say how long the run is to be."""
         self._progress.start(epochs, steps, resumed=resumed_from is not None)
         self._learning_rates = {}
+        self._has_failed = False
         self._skips.take()
         totals = [_numbered(epochs, "epoch"), _numbered(steps, "step")]
         origin = f"resumed from {resumed_from}" if resumed_from is not None else ""
@@ -188,7 +190,7 @@ class ConsoleLog:
         """Print why a validation has no result."""
         self._say(*self._place(epoch, step), name, _because("interrupted", reason))
 
-    @_told("epoch_finished")
+    @_told("epoch_finished", background=False)
     def finish_epoch(
         self,
         epoch: int,
@@ -237,8 +239,16 @@ class ConsoleLog:
     @_told("run_failed")
     def fail(self, exception: BaseException, epoch: int = 0, step: int = 0) -> None:
         """Print what ended the run."""
+        self._has_failed = True
         self._say_skips(epoch, step, left=True)
         self._say(f"run failed after {spell(self._progress.elapsed_s)}: {plain(exception)}")
+
+    @_told("run_closed")
+    def close(self, outcome: str) -> None:
+        """Print that the run failed, where nothing told of it: its end itself may fail."""
+        is_told, self._has_failed = self._has_failed, False
+        if outcome == "failed" and not is_told:
+            self._say(f"run closed as failed after {spell(self._progress.elapsed_s)}")
 
     # -- how it is worded
 

@@ -7,20 +7,24 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
-from eventbus import Event, Priority, Stop, handles
+from eventbus import Emitter, Event, Priority, Stop, handles
 from eventbus.handlers._arguments import On, When, signals_given
 
 from ._monitor import Mode, Monitor
+from ._one_run import OfOneRun
 
 __all__ = ["EarlyStopping"]
 
 NonFinite = Literal["count", "ignore", "stop"]
 
 logger = logging.getLogger("eventbus.handlers.early_stopping")
+_restored_by: WeakKeyDictionary[Emitter, str] = WeakKeyDictionary()
+"""By which metric the weights were put back at the end of a run."""
 
 
-class EarlyStopping:
+class EarlyStopping(OfOneRun):
     """Stop the run when a metric has not improved for `patience` observations.
 
     ==================  =====================================================================
@@ -136,14 +140,14 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     @handles("run_started", priority=Priority.DECIDE)
-    def reset(self, resumed_from: str | None = None) -> Stop | None:
+    def reset(self, event: Event) -> Stop | None:
         """Forget all of an earlier run, unless this one goes on from a checkpoint.
 
         A run that was stopped here is stopped again at once, not an observation later; more
         patience, or another `stop_at` or `non_finite`, lets it go on.
         """
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
+        _restored_by.pop(event.emitter, None)
         if not self.observations:
             return None
         last, best = (math.nan if value is None else value for value in (self.last, self.best))
@@ -197,11 +201,30 @@ class EarlyStopping:
     @handles("run_finished", priority=Priority.ALTER)
     def finish(self, event: Event) -> None:
         """Put the best weights back; warn where the metric never came."""
-        if self._best_weights is not None and self.restore_best:
-            _put_back(self._best_weights, event)
-            logger.info("the weights are those of the best %s", self._best_in_words())
+        if self.restore_best and self._best_weights is not None:
+            self._put_back(self._best_weights, event)
+        elif self.restore_best and self.best is not None:
+            logger.warning(
+                "the weights are the last ones: of the best %s none were kept, as the run had "
+                "restore_best=False until then",
+                self._best_in_words(),
+            )
         if not self.monitor.seen and self.best is None:
             self.monitor.warn_never_seen("it could not stop the run", event)
+
+    def _put_back(self, weights: dict[str, Any], event: Event) -> None:
+        _load(weights, event)
+        name = self.monitor.metric
+        other = _restored_by.get(event.emitter)
+        if other is not None:
+            logger.warning(
+                "the weights of the best %s take the place of those of the best %s: of two "
+                "EarlyStopping in a run, restore_best=True is for one",
+                name,
+                other,
+            )
+        _restored_by[event.emitter] = name
+        logger.info("the weights are those of the best %s", self._best_in_words())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in order to decide alike: plain Python and tensors."""
@@ -217,6 +240,7 @@ class EarlyStopping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self._note_given()
         self.best = state["best"]
         self.best_epoch, self.best_step = state["best_epoch"], state["best_step"]
         self.count, self.observations = state["count"], state["observations"]
@@ -265,7 +289,7 @@ def _copied(value: Any) -> Any:
     return value.detach().to("cpu", copy=True) if hasattr(value, "detach") else value
 
 
-def _put_back(weights: dict[str, Any], event: Event) -> None:
+def _load(weights: dict[str, Any], event: Event) -> None:
     models = _models(event)
     for name, state in weights.items():
         models[name].load_state_dict(state)

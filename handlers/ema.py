@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus import Event, EventBus, Priority, handles
 
 from ._arguments import On, When, number_given, signals_given
+from ._one_run import OfOneRun
 from ._parts import Parts, bare
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _CUT_SHORT = ("validation_interrupted", "batch_started", "run_failed", "run_clos
 _DECIDED = Priority.DECIDE - 1  # after those that keep what was measured, before those that save
 
 
-class EMA:
+class EMA(OfOneRun):
     """Average the weights exponentially: ``average = decay * average + (1 - decay) * weights``.
 
     The average is a `torch.optim.swa_utils.AveragedModel`, with `get_ema_multi_avg_fn` and buffers;
@@ -136,8 +137,9 @@ class EMA:
         self._models = Parts("EMA", "model", model)
         self._lent: tuple[Module, EventBus] | None = None  # to which, and on which bus
         self._start_over()
-        updated = handles(*signals_given(on), when=when, priority=Priority.MEASURE)(self.update)
-        self.update = updated  # type: ignore[method-assign]  # marked with what was asked for
+        signals = signals_given(on)
+        updating = handles(*signals, when=when, priority=Priority.MEASURE, background=False)
+        self.update = updating(self.update)  # type: ignore[method-assign]  # marked with what was asked for
         if validate:
             self._mark_exchange()
 
@@ -151,11 +153,10 @@ class EMA:
         self._restored: dict[str, Tensor] = {}
 
     @handles("run_started", priority=Priority.MEASURE)
-    def start(self, event: Event, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Forget the average of an earlier run, unless this one resumes: then have it ready."""
-        if resumed_from is None:
-            self._start_over()
-        elif self._restored:  # nothing may be left to train, and to update it on
+        self._begin_run(event)
+        if self._restored:  # nothing may be left to train, and to update it on
             model = self._model(event)
             if model is not None:
                 self._averaged_of(model)
@@ -267,6 +268,7 @@ class EMA:
 
         Weights saved in a narrower type go on in the one that they are averaged in.
         """
+        self._note_given()
         self.averaged = None
         self._restored, self.updates = dict(state["averaged"]), state["updates"]
 

@@ -85,8 +85,10 @@ class GradientClipping:
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
         self._models = Parts("GradientClipping", "model", model)
         self.start()
-        marked = handles("backward_finished", when=when, priority=Priority.ALTER)(self.clip)
-        self.clip = marked  # type: ignore[method-assign]  # marked with what was asked for
+        clipping = handles(
+            "backward_finished", when=when, priority=Priority.ALTER, background=False
+        )
+        self.clip = clipping(self.clip)  # type: ignore[method-assign]  # marked with what was asked for
 
     def clip(self, bus: EventBus, models: Mapping[str, Any] | None = None) -> None:
         """Clip the gradients of a step; the norm is passed on without being read."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from eventbus import Priority, handles
+from eventbus import Event, Priority, handles
 from eventbus.handlers._arguments import On, When, signals_given
 from eventbus.handlers._curves import Curves
+from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._requires import require
 from eventbus.handlers._waits_for_epochs import WaitsForEpochs
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 
-class History(Mapping[str, list[float]]):
+class History(OfOneRun, Mapping[str, list[float]]):
     """Keeps the metrics of each epoch, as a mapping of names to lists.
 
     Row `i` of every list belongs together: `history["val_loss"][i]` was measured in epoch
@@ -71,11 +72,13 @@ class History(Mapping[str, list[float]]):
             self._curves.record(epoch, step, metrics)
 
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
         self._waits.start(resumed_from)
-        if resumed_from is None:
-            self._curves.clear()
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self._curves.clear()
 
     @handles("run_finished", priority=Priority.REPORT, on_error="isolate")
     def finish(self, epoch: int | None = None, step: int | None = None) -> None:
@@ -143,6 +146,7 @@ class History(Mapping[str, list[float]]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the rows of a checkpoint."""
+        self._note_given()
         self._curves.restore(state)
 
 

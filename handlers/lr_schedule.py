@@ -10,6 +10,7 @@ from eventbus import Event, Priority, handles
 
 from ._arguments import On, When, count_given, signals_given
 from ._monitor import Monitor
+from ._one_run import OfOneRun
 from ._parameter_groups import assign, rates_of, restore_rates, settings_of
 from ._parts import Parts
 from ._schedulers import check_scheduler, step_first
@@ -24,7 +25,7 @@ _SIGNALS = {"step": "batch_finished", "epoch": "epoch_finished"}
 _PRIORITY = Priority.PERSIST + 100  # after all who read the rate that the step was taken with
 
 
-class LRSchedule:
+class LRSchedule(OfOneRun):
     """Step a scheduler of `torch.optim.lr_scheduler`, per step or per epoch.
 
     ==================  =====================================================================
@@ -145,7 +146,7 @@ class LRSchedule:
 
     # -- the run
 
-    @handles("run_started", priority=Priority.ALTER)
+    @handles("run_started", priority=Priority.ALTER, background=False)
     def start(
         self,
         event: Event,
@@ -153,8 +154,7 @@ class LRSchedule:
         optimizers: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the scheduler; forget that of an earlier run, unless this one resumes."""
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
         self._has_trained = False
         self._waits.start(resumed_from)
         self.prepare(event, optimizers)
@@ -273,6 +273,7 @@ class LRSchedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; the scheduler is made when the run starts."""
+        self._note_given()
         self._start_over()
         self._restored = dict(state)
         self.learning_rates = dict(state.get("told", {}))

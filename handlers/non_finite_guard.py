@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus import Priority, SkipBatch, Stop, handles
+from eventbus import Event, Priority, SkipBatch, Stop, handles
 from eventbus.handlers._arguments import On, When, count_given, signals_given
 
 from ._in_transit import (
@@ -20,6 +20,7 @@ from ._in_transit import (
     send,
     tensors_in,
 )
+from ._one_run import OfOneRun
 from ._parts import bare
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["NonFiniteError", "NonFiniteGuard"]
 logger = logging.getLogger("eventbus.handlers.non_finite_guard")
 
 _WATCHED = ("loss", "metrics", "gradients")
+_ON = "batch_finished"
+_MAX_SKIPS = 10
 _FIRST = Priority.ALTER + 50  # before clipping, which spreads one NaN to all gradients
 _NAMES_TOLD = 5
 
@@ -61,7 +64,7 @@ class _Sent:
     numbers: InTransit
 
 
-class NonFiniteGuard:
+class NonFiniteGuard(OfOneRun):
     """Stop the run, skip the batch or raise when something is NaN or infinite.
 
     ==================  =====================================================================
@@ -98,11 +101,12 @@ class NonFiniteGuard:
         Under a gradient scaler, which meets infinite gradients as a matter of course and skips
         such steps itself, leave the gradients out.
     on
-        The signal, or signals, whose `loss` and `metrics` are looked at, unless skipping.
+        The signal, or signals, whose `loss` and `metrics` are looked at; not for skipping.
     when
         A filter on looking.
     max_skips
-        After so many skipped batches in a row the run is stopped, since a skipped step comes again.
+        After so many skipped batches in a row the run is stopped, since a skipped step comes again;
+        for skipping alone.
 
     Attributes
     ----------
@@ -132,24 +136,25 @@ class NonFiniteGuard:
         action: Literal["stop", "skip", "raise"] = "stop",
         *,
         watch: Sequence[str] = _WATCHED,
-        on: On = "batch_finished",
+        on: On = _ON,
         when: When | None = None,
-        max_skips: int = 10,
+        max_skips: int = _MAX_SKIPS,
     ) -> None:
-        self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
+        self.watch = _watch_given(watch)
         _check(action, self.watch, max_skips)
         self.action, self.max_skips = action, max_skips
         self._sent: deque[_Sent] = deque()
         self._start_over()
         if action == "skip":
+            _check_skipping(self.watch, signals_given(on))
             self._mark_skipping(when)
         else:
             self._mark_looking(signals_given(on), when)
         self._mark_ends()
 
     def _mark_skipping(self, when: When | None) -> None:
-        skipping = handles("backward_finished", when=when, priority=_FIRST)(self.judge)
-        self.judge = skipping  # type: ignore[method-assign]  # marked with what was asked for
+        skipping = handles("backward_finished", when=when, priority=_FIRST, background=False)
+        self.judge = skipping(self.judge)  # type: ignore[method-assign]  # marked with what was asked for
         hearing = handles("backward_finished", priority=Priority.DECIDE)
         self.hear_gradients = hearing(self.hear_gradients)  # type: ignore[method-assign]  # likewise
         counting = handles("batch_finished", priority=Priority.DECIDE)
@@ -157,7 +162,7 @@ class NonFiniteGuard:
 
     def _mark_looking(self, on: tuple[str, ...], when: When | None) -> None:
         if "gradients" in self.watch:
-            first = handles("backward_finished", when=when, priority=_FIRST)
+            first = handles("backward_finished", when=when, priority=_FIRST, background=False)
             self.look_at_gradients = first(self.look_at_gradients)  # type: ignore[method-assign]  # likewise
         if self.watch != ("gradients",):
             looking = handles(*on, when=when, priority=Priority.DECIDE)
@@ -176,10 +181,9 @@ class NonFiniteGuard:
         self.release()
 
     @handles("run_started", priority=Priority.DECIDE)
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event) -> None:
         """Forget all of an earlier run, unless this one resumes."""
-        if resumed_from is None:
-            self._start_over()
+        self._begin_run(event)
 
     @handles("run_closed", priority=Priority.DECIDE)
     def release(self) -> None:
@@ -295,6 +299,7 @@ class NonFiniteGuard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self._note_given()
         self.skips, self.skipped = state["skips"], state["skipped"]
 
 
@@ -316,6 +321,14 @@ def _in_words(found: Mapping[str, float], step: int) -> str:
     return f"not finite in step {step}: {', '.join(told)}"
 
 
+def _watch_given(watch: Any) -> tuple[str, ...]:
+    if isinstance(watch, str):
+        return (watch,)
+    if not isinstance(watch, Iterable):
+        raise TypeError(f"NonFiniteGuard: watch is a name, or several; got {watch!r}")
+    return tuple(watch)
+
+
 def _check(action: str, watch: tuple[str, ...], max_skips: int) -> None:
     if action not in ("stop", "skip", "raise"):
         raise ValueError(f"NonFiniteGuard: action is 'stop', 'skip' or 'raise', got {action!r}")
@@ -323,6 +336,17 @@ def _check(action: str, watch: tuple[str, ...], max_skips: int) -> None:
         raise ValueError(
             f"NonFiniteGuard: watch is any of {', '.join(map(repr, _WATCHED))}; got {watch!r}"
         )
-    if action == "skip" and not set(watch) & {"loss", "gradients"}:
-        raise ValueError(f"NonFiniteGuard skips for the loss or gradients; got watch={watch!r}")
     count_given("NonFiniteGuard", "max_skips", max_skips, least=1)
+    if action != "skip" and max_skips != _MAX_SKIPS:
+        raise ValueError(
+            f"NonFiniteGuard: max_skips is for action='skip'; got {max_skips!r} with {action!r}"
+        )
+
+
+def _check_skipping(watch: tuple[str, ...], on: tuple[str, ...]) -> None:
+    if not set(watch) & {"loss", "gradients"}:
+        raise ValueError(f"NonFiniteGuard skips for the loss or gradients; got watch={watch!r}")
+    if on != (_ON,):
+        raise ValueError(
+            f"NonFiniteGuard skips on 'backward_finished' alone, leave on= out; got {on!r}"
+        )

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from eventbus import Event, Priority, handles, on_rank
 from eventbus.handlers._apprise import DeliveryError, Service
 from eventbus.handlers._arguments import When, count_given, number_given
-from eventbus.handlers._messages import check_template, compose
+from eventbus.handlers._messages import Message, check_template, compose, compose_failure
 from eventbus.handlers._run_log import OnEach, schedule
 
 __all__ = ["DeliveryError", "Notify"]
+
+_ENDS = {"run_finished", "run_failed"}
 
 
 class Notify:
@@ -26,10 +28,12 @@ class Notify:
     place: the innermost line of the traceback that is not a library's. It is sent in the
     background, in order; a service that hangs delays neither training nor other services. The end
     of the run waits for it, but not for longer than `timeout_s`. What was not delivered is logged
-    at once, and an error at the end, which is isolated like any of an observer.
+    at once, and an error at the end, which is isolated like any of an observer. A run that fails as
+    it ends, with no `run_failed` (a last checkpoint that cannot be written), is told of as it is
+    closed, unless neither that nor `run_finished` is in `on`.
 
     ==================  =====================================================================
-    signals consumed    those of `on`; `run_closed`
+    signals consumed    those of `on`; `run_failed`, `run_closed`
     values produced     messages; `held_back`, a count
     cost                each message: reading the fields that it shows, metrics among them, one
                         transfer from the device. At the end of the run: up to `timeout_s`
@@ -103,6 +107,8 @@ class Notify:
                 check_template(template, list(due))
         _check(limit, per_s, timeout_s)
         self._services = _services(urls)
+        self._tells_of_ends = "run_closed" not in due and not _ENDS.isdisjoint(due)
+        self._has_failed = False
         self._title, self._body = title, body
         self._limit, self._per_s = limit, per_s
         self._timeout_s, self._monotonic = timeout_s, monotonic
@@ -119,12 +125,27 @@ class Notify:
             self.held_back[event.name] += 1
             self._not_told[event.name] += 1
             return
-        message = compose(event, self._title, self._body, self._not_told.pop(event.name, 0))
+        held_back = self._not_told.pop(event.name, 0)
+        self._put(compose(event, self._title, self._body, held_back))
+
+    @handles("run_failed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+    def note_failure(self) -> None:
+        """Note that the failure is told of, where that is asked for."""
+        self._has_failed = True
+
+    @handles("run_closed", when=on_rank(0), priority=Priority.REPORT - 1, on_error="isolate")
+    def close(self, event: Event, outcome: str) -> None:
+        """Tell of a failure that nothing told of, and wait for messages under way."""
+        is_told, self._has_failed = self._has_failed, False
+        if outcome == "failed" and self._tells_of_ends and not is_told:
+            self._put(compose_failure(event))
+        self._wait()
+
+    def _put(self, message: Message) -> None:
         for service in self._services:
             service.put(message)
 
-    @handles("run_closed", when=on_rank(0), priority=Priority.REPORT - 1, on_error="isolate")
-    def close(self) -> None:
+    def _wait(self) -> None:
         """Wait for messages under way, for so long and no longer; raise what went wrong."""
         deadline = time.monotonic() + self._timeout_s
         failed = [

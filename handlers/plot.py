@@ -12,6 +12,7 @@ from eventbus import Event, Priority, at_most_every, handles, on_rank
 from eventbus.handlers._appending import Mark, keep_aside, kept_aside, mark_of, replace
 from eventbus.handlers._arguments import When
 from eventbus.handlers._curves import Curves
+from eventbus.handlers._one_run import OfOneRun
 from eventbus.handlers._paths import RunNames, check_folder, file_given, path_of_run
 from eventbus.handlers._requires import require
 from eventbus.handlers._waits_for_epochs import WaitsForEpochs
@@ -22,7 +23,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 _BY_STEPS = 'History(on="batch_finished", when=every(100)), and draw its plot()'
 
 
-class Plot:
+class Plot(OfOneRun):
     """Draws the metrics of each epoch into one picture file.
 
     The file is replaced at once: whoever opens it sees a whole picture. No display and no pyplot.
@@ -84,13 +85,18 @@ class Plot:
         self.draw = mark(self.draw)  # type: ignore[method-assign]  # marked with what was asked for
 
     @handles("run_started", priority=Priority.REPORT + 1, on_error="isolate")
-    def start(self, resumed_from: str | None = None) -> None:
+    def start(self, event: Event, resumed_from: str | None = None) -> None:
         """Forget the run before, unless this one resumes."""
         self._waits.start(resumed_from)
         self._resumes = resumed_from is not None
         self._own.clear()
-        if not self._resumes:
-            self._curves.clear()
+        self._begin_run(event)
+
+    def _start_over(self) -> None:
+        self._resumes = False
+        self._own.clear()
+        self._curves.clear()
+        self._is_drawn = True
 
     @handles("epoch_finished", when=on_rank(0), priority=Priority.REPORT + 1, on_error="isolate")
     def record(self, epoch: int, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -135,5 +141,6 @@ class Plot:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the rows of a checkpoint."""
+        self._note_given()
         self._curves.restore(state)
         self._is_drawn = False

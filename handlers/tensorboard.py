@@ -106,7 +106,8 @@ class TensorBoard(Tracker):
             self._mark_histograms(on_rank(0) & histograms)
 
     def _mark_histograms(self, due: Filter) -> None:
-        marked = partial(handles, when=due, priority=Priority.REPORT, on_error="isolate")
+        observed = partial(handles, priority=Priority.REPORT, on_error="isolate")
+        marked = partial(observed, when=due, background=False)
         weights = marked("batch_finished")(self.log_weights)
         gradients = marked("backward_finished")(self.log_gradients)
         self.log_weights = weights  # type: ignore[method-assign]  # marked with what was asked for
@@ -134,6 +135,7 @@ class TensorBoard(Tracker):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a position; what was filed after it is dropped."""
+        self._note_given()
         self._step = state["last_step"]
         self._files.resume(state)
 

@@ -117,6 +117,7 @@ class WandB(Tracker):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a run of W&B."""
+        self._note_given()
         self._leave()
         self._id, self._step = state["id"], state["last_step"]
         self._resumes = self._id is not None

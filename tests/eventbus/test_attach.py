@@ -15,6 +15,7 @@ from eventbus import (
     Event,
     EventBus,
     FieldError,
+    RestoredState,
     Stop,
     every,
     handles,
@@ -115,6 +116,45 @@ def test_a_thing_is_told_once_when_it_is_detached_however_that_is_done(bus: Even
     assert thing.told == [bus] * 3
 
 
+class Asks:
+    """Looks at the bus as it is attached, once its part of a restored state is there."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[EventBus, int, object]] = []
+        self.state: object = None
+
+    @handles("epoch_started")
+    def begin(self) -> None: ...
+
+    def on_attach(self, bus: EventBus) -> None:
+        self.seen.append((bus, len(bus.open_runs), self.state))
+
+    def state_dict(self) -> object:
+        return self.state
+
+    def load_state_dict(self, state: object) -> None:
+        self.state = state
+
+
+def test_a_thing_is_told_when_it_is_attached_with_its_state_in_place(bus: EventBus) -> None:
+    loop, thing = bus.bind(sender="train"), Asks()
+    loop.emit("run_opened")
+    loop.emit("state_restored", state=RestoredState({"Asks": 3}))
+    bus.attach(thing)
+    assert thing.seen == [(bus, 1, 3)]
+
+
+def test_what_fails_as_it_is_told_is_not_attached(bus: EventBus) -> None:
+    class Fails(Asks):
+        def on_attach(self, bus: EventBus) -> None:
+            raise RuntimeError("no run here")
+
+    with pytest.raises(RuntimeError, match="no run here"):
+        bus.attach(Fails())
+    assert not bus.signal("epoch_started").receivers
+    assert not bus.registry.state_names()
+
+
 def test_a_thing_that_could_not_be_attached_is_not_told(bus: EventBus) -> None:
     thing = Lends()
     with pytest.raises(FieldError, match="misspelt"):
@@ -177,6 +217,40 @@ def test_priority_zero_overrides_too(bus: EventBus, loop: Emitter) -> None:
     bus.on("epoch_finished", priority=-1)(lambda: recorder.calls.extend(counter.calls))
     loop.emit("epoch_finished", epoch=1, step=1)
     assert recorder.calls == ["normal", "end 1"]
+
+
+def test_priority_of_the_marks_that_open_and_close_a_handler_stays(
+    bus: EventBus, loop: Emitter
+) -> None:
+    recorder = Recorder()
+
+    class Log:
+        @handles("run_opened", priority=9)
+        def open(self) -> None:
+            recorder.calls.append("open")
+
+        @handles("epoch_finished", priority=9)
+        def write(self) -> None:
+            recorder.calls.append("write")
+
+    bus.on("run_opened", "epoch_finished")(recorder.handler("normal"))
+    bus.attach(Log(), priority=-1)
+    loop.emit("run_opened")
+    loop.emit("epoch_finished", epoch=1, step=1)
+    assert recorder.calls == ["open", "normal", "normal", "write"]
+
+
+def test_priority_of_what_has_no_other_marks_is_overridden(bus: EventBus, loop: Emitter) -> None:
+    recorder = Recorder()
+
+    @handles("run_finished", priority=9)
+    def report() -> None:
+        recorder.calls.append("report")
+
+    bus.on("run_finished")(recorder.handler("normal"))
+    bus.attach(report, priority=-1)
+    loop.emit("run_finished", reason="completed")
+    assert recorder.calls == ["normal", "report"]
 
 
 def test_on_error_overrides_too(bus: EventBus, loop: Emitter) -> None:

@@ -91,6 +91,16 @@ def test_what_cannot_be_called_is_refused() -> None:
 # -- chance
 
 
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_seed_that_is_too_large_is_refused_when_it_is_made(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"AlterBatch: seed is from .* got {seed}"):
+        AlterBatch(noise, seed=seed)
+
+
+def test_largest_and_smallest_seeds_are_taken() -> None:
+    assert [AlterBatch(noise, seed=seed).seed for seed in (2**64 - 1, -(2**63))]
+
+
 def test_same_seed_draws_the_same() -> None:
     one, other = Loop(AlterBatch(noise, seed=5)), Loop(AlterBatch(noise, seed=5))
     assert one.load(*range(9)) == other.load(*range(9))

@@ -55,6 +55,13 @@ def test_what_names_no_signal_is_refused_in_a_line(make: Callable[[Any], object]
 
 
 @pytest.mark.parametrize("make", MAKE)
+@pytest.mark.parametrize("on", [(), [], {}])
+def test_no_signal_at_all_is_refused_in_a_line(make: Callable[[Any], object], on: Any) -> None:
+    with pytest.raises(ValueError, match="on= names at least one signal; got none"):
+        make(on)
+
+
+@pytest.mark.parametrize("make", MAKE)
 @pytest.mark.parametrize("on", [epoch_finished, [epoch_finished], ("epoch_finished",)])
 def test_a_signal_may_be_given_by_its_declaration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], object], on: Any
@@ -83,6 +90,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
         _make("NonFiniteGuard", max_skips="3"),
         "NonFiniteGuard: max_skips is a whole number; got '3'",
     ),
+    (_make("NonFiniteGuard", watch=None), "NonFiniteGuard: watch is a name, or several; got None"),
     (_make("CutMix", 10, probability="x"), "CutMix: probability is a number; got 'x'"),
     (_make("MixUp", 10, alpha=None), "MixUp: alpha is a number; got None"),
     (_make("MixUp", 10, seed=0.5), "MixUp: seed is a whole number; got 0.5"),

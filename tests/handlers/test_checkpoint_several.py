@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import EventBus, every
+from eventbus import EventBus, Priority, every
 from eventbus.handlers import Checkpoint
 from eventbus.handlers.checkpoint import CheckpointError
 
@@ -38,6 +38,19 @@ def test_run_goes_on_from_what_any_of_its_handlers_saved_last(
     resumed = lived(directories, fail_after=4)
     assert resumed.resumed_from == str(tmp_path / "often" / "step-00000030-0003")
     assert resumed.epoch == 4
+
+
+def test_priority_that_is_given_to_attach_leaves_it_to_the_newest_to_restore(
+    tmp_path: Path,
+) -> None:
+    lived({tmp_path / "rarely": {"when": every(2)}, tmp_path / "often": {}}, fail_after=3)
+    bus, restored = EventBus(), []
+    for name in ("rarely", "often"):
+        checkpoint = Checkpoint(tmp_path / name, resume="auto")
+        bus.attach(checkpoint, name=name, priority=Priority.PERSIST - 50)
+    bus.on("state_restored")(lambda path: restored.append(path))
+    Training(bus).run(4)
+    assert restored == [str(tmp_path / "often" / "step-00000030-0003")]
 
 
 def test_run_goes_on_from_the_newest_of_three(tmp_path: Path) -> None:

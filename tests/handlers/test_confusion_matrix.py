@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eventbus import EventBus, every
+from eventbus import EventBus, RestoredState, every
 from eventbus.handlers import ConfusionMatrix
 from eventbus.handlers.confusion_matrix import _fractions
 from eventbus.loops import Run
@@ -262,6 +262,20 @@ def test_validation_that_reports_no_outputs_is_warned_of(caplog: pytest.LogCaptu
     assert "counted nothing of validation 'val'" in record.getMessage()
 
 
+def test_what_an_earlier_run_lacked_is_not_told_of_a_resumed_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(ConfusionMatrix())
+    loop.emitter.emit("run_started")
+    loop.validate((None, None), name="test")
+    loop.emitter.emit("run_closed", outcome="failed")
+    state = RestoredState({"loop": {"epoch": 1}})
+    loop.emitter.emit("state_restored", state=state, path="checkpoint")
+    loop.emitter.emit("run_started", resumed_from="checkpoint")
+    loop.emitter.emit("run_finished", reason="completed")
+    assert caplog.records == []
+
+
 BINARY_TARGETS = torch.tensor([0, 1])
 
 
@@ -313,7 +327,7 @@ def test_wrong_threshold_is_refused_when_it_is_made(threshold: Any) -> None:
         ConfusionMatrix(threshold=threshold)
 
 
-@pytest.mark.parametrize("classes", [0, [], True, "cat"])
+@pytest.mark.parametrize("classes", [0, [], True, "cat", 2.5])
 def test_wrong_classes_are_refused_when_it_is_made(classes: Any) -> None:
     with pytest.raises(ValueError, match="the number of classes, or their names; got"):
         ConfusionMatrix(classes)

@@ -315,6 +315,29 @@ def test_a_failure_that_cannot_say_what_it_is_is_told(bus: EventBus, screen: Scr
     assert screen.lines[-1] == "run failed after 0:00: MuteError: <its __str__ raises>"
 
 
+def test_a_run_that_fails_as_it_ends_is_told_to_have_failed(
+    bus: EventBus, screen: Screen, clock: Clock
+) -> None:
+    loop = start(bus)
+    clock.now += 64
+    loop.emit("run_finished", reason="completed")
+    loop.emit("run_closed", outcome="failed")
+    assert screen.lines[1:] == [
+        "run finished after 1:04: completed",
+        "run closed as failed after 1:04",
+    ]
+
+
+def test_a_failure_is_told_once_in_each_run(bus: EventBus, screen: Screen) -> None:
+    for _run in range(2):
+        loop = start(bus)
+        loop.emit("run_failed", exception=ValueError("no"))
+        loop.emit("run_closed", outcome="failed")
+    start(bus).emit("run_closed", outcome="completed")
+    told = "run started", "run failed after 0:00: ValueError: no"
+    assert screen.lines == [*told, *told, "run started"]
+
+
 def test_standard_output_is_looked_up_at_each_line(
     bus: EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

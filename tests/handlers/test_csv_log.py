@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventbus import EventBus, every
+from eventbus import AttachError, EventBus, every
 from eventbus.handlers import CSVLog, JSONLLog
 from eventbus.handlers._appending import Mark
 from eventbus.handlers._paths import RunNames
@@ -46,6 +47,29 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def bus() -> EventBus:
     return EventBus(strict=True)
+
+
+@pytest.mark.parametrize("make", [CSVLog, JSONLLog])
+def test_file_that_another_log_of_the_bus_writes_is_refused(
+    bus: EventBus, path: Path, make: Callable[[Path], Any]
+) -> None:
+    first = bus.attach(CSVLog(path))
+    message = f"{make.__name__} is to write {path}, which another CSVLog on this bus writes"
+    with pytest.raises(AttachError, match=re.escape(message)):
+        bus.attach(make(path), name="second")
+    assert {one.name for one in bus.subscriptions} == {"CSVLog"}
+    first.detach()
+    bus.attach(make(path), name="second")
+
+
+def test_logs_of_different_runs_or_files_are_attached_side_by_side(
+    bus: EventBus, path: Path
+) -> None:
+    bus.attach(CSVLog(path))
+    bus.attach(JSONLLog(path.with_suffix(".jsonl")))
+    for sender in ("generator", "probe"):
+        bus.attach(CSVLog(path.with_name("{run}.csv")), sender=sender, name=sender)
+    assert len({one.name for one in bus.subscriptions}) == 4
 
 
 def test_each_epoch_is_a_row_under_the_names_of_its_metrics(bus: EventBus, path: Path) -> None:

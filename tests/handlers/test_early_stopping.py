@@ -472,6 +472,53 @@ def test_weights_are_left_alone_where_none_was_best() -> None:
     assert model.weight.item() == 2.0
 
 
+def test_weights_that_were_not_kept_of_the_best_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, without = model_of(1.0), EarlyStopping()
+    Loop(without, model=model).validate(val_loss=1.0)
+    stopping = EarlyStopping(restore_best=True)
+    stopping.load_state_dict(without.state_dict())
+    loop = Loop(stopping, model=model)
+    loop.start(resumed_from="x")
+    set_weight(model, 2.0)
+    loop.validate(val_loss=2.0)
+    loop.finish()
+    assert model.weight.item() == 2.0
+    (record,) = caplog.records
+    assert "the weights are the last ones: of the best 1 (epoch 1, step 10)" in record.getMessage()
+
+
+def test_second_one_that_puts_weights_back_says_whose_place_they_take(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = model_of(0.0)
+    by_loss = EarlyStopping("loss", restore_best=True)
+    by_score = EarlyStopping("score", restore_best=True)
+    loop = Loop(by_loss, by_score, model=model)
+    for _run in range(2):
+        caplog.clear()
+        loop.start()
+        for value in (1.0, 2.0):
+            set_weight(model, value)
+            loop.validate(loss=value, score=-value)
+        loop.finish()
+        assert model.weight.item() == 2.0
+        (record,) = caplog.records
+        assert "of the best score take the place of those of the best loss" in record.getMessage()
+
+
+def test_one_that_puts_weights_back_in_each_run_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop(EarlyStopping(restore_best=True), model=model_of(1.0))
+    for _run in range(2):
+        loop.start()
+        loop.validate(val_loss=1.0)
+        loop.finish()
+    assert caplog.records == []
+
+
 def test_restoring_without_a_model_is_an_error_that_says_so() -> None:
     with pytest.raises(EventBusError, match="model"):
         Loop(EarlyStopping(restore_best=True)).validate(val_loss=1.0)

@@ -431,6 +431,17 @@ def test_skips_are_counted_on_after_a_resume() -> None:
     assert resumed.bus.emit("state_requested").state["NonFiniteGuard"] == {"skips": 0, "skipped": 0}
 
 
+def test_skips_of_another_run_are_not_counted_in_one_that_was_saved_without_it() -> None:
+    guard = NonFiniteGuard("skip", max_skips=2)
+    loop = Loop(guard)
+    loop.start()
+    loop.backward(tensor(NAN))
+    loop.emitter.emit("state_restored", state=RestoredState({"loop": {}}), path="x")
+    loop.start("x")
+    assert guard.skipped == 0
+    assert loop.backward(tensor(NAN)).stop is None
+
+
 # -- the device
 
 
@@ -536,6 +547,8 @@ def test_cuda_is_not_waited_for_and_acted_on_all_the_same() -> None:
         ({"watch": ("weights",)}, "watch is any of 'loss', 'metrics', 'gradients'; got"),
         ({"action": "skip", "watch": "metrics"}, "skips for the loss or gradients"),
         ({"max_skips": 0}, "max_skips is at least 1"),
+        ({"max_skips": 3}, "max_skips is for action='skip'; got 3 with 'stop'"),
+        ({"action": "skip", "on": "epoch_finished"}, r"leave on= out; got \('epoch_finished',\)"),
     ],
 )
 def test_wrong_argument_is_refused_when_it_is_made(arguments: Any, message: str) -> None:

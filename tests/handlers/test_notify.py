@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from eventbus import EventBus, every
+from eventbus import EventBus, Priority, every
 from eventbus.handlers import Notify
 from eventbus.handlers.notify import DeliveryError
+from eventbus.loops import Run
 from eventbus.signals import run_finished
 from eventbus.testing import FakeClock
 
@@ -113,6 +114,41 @@ def test_a_failed_run_is_told_with_the_exception_and_its_line(
     place = f"at {Path(__file__)}:{line_of_the_failure()}, in diverge"
     assert message.body.split("\n") == ["ValueError: the loss is NaN", place, "epoch 2, step 7"]
     assert message.kind == "failure"
+
+
+@pytest.mark.parametrize("on", [("run_finished", "run_failed"), "run_failed", "run_finished"])
+def test_a_run_that_fails_as_it_ends_is_told_to_have_failed(
+    bus: EventBus, postbox: Postbox, on: Any
+) -> None:
+    bus.attach(Notify(POSTBOX, on))
+    bus.on("run_finished", priority=Priority.PERSIST)(diverge)
+    with pytest.raises(ValueError, match="NaN"), Run(bus) as run:
+        for _epoch in run.epochs(1):
+            pass
+    *finished, message = postbox.received
+    assert [each.kind for each in finished] == ["success"] * ("run_finished" in on)
+    assert (message.title, message.kind) == ("train: failed", "failure")
+    assert "its log says why" in message.body
+
+
+@pytest.mark.parametrize("on", ["epoch_finished", ("run_finished", "run_closed")])
+def test_how_a_run_ended_is_told_as_it_was_asked_for(
+    bus: EventBus, postbox: Postbox, on: Any
+) -> None:
+    bus.attach(Notify(POSTBOX, on))
+    close(start(bus), "failed")
+    assert [each.title for each in postbox.received] == ["train: run_closed"] * ("run_closed" in on)
+
+
+def test_a_failure_is_told_once_in_each_run(bus: EventBus, postbox: Postbox) -> None:
+    bus.attach(Notify(POSTBOX))
+    for _run in range(2):
+        loop = start(bus)
+        loop.emit("run_failed", exception=failure())
+        close(loop, "failed")
+    close(start(bus), "failed")
+    titles = [each.title for each in postbox.received]
+    assert titles == [*["train: failed: ValueError: the loss is NaN"] * 2, "train: failed"]
 
 
 def test_the_line_told_is_not_that_of_a_library(bus: EventBus, postbox: Postbox) -> None:

@@ -426,6 +426,30 @@ def test_a_loop_that_dies_without_closing_gives_the_cursor_back() -> None:
     assert "bad luck" in child.stdout
 
 
+def test_bars_share_a_console_and_leave_it_as_it_was(terminal: Terminal, clock: Clock) -> None:
+    console = console_on(terminal)
+    console.on_broken_pipe = own = lambda: None
+    bus = EventBus(strict=True)
+    for name in ("bar", "other"):
+        bus.attach(ProgressBar(console=console, monotonic=clock), name=name)
+    loop = start(bus, epochs=1)
+    steps(loop, clock, 1, 3)
+    assert console.on_broken_pipe is not own
+    loop.emit("run_closed", outcome="completed")
+    assert console.on_broken_pipe is own
+
+
+def test_hook_that_somebody_puts_on_a_console_meanwhile_stays(
+    terminal: Terminal, clock: Clock
+) -> None:
+    console, bus = console_on(terminal), EventBus(strict=True)
+    bus.attach(ProgressBar(console=console, monotonic=clock))
+    loop = start(bus, epochs=1)
+    console.on_broken_pipe = own = lambda: None
+    loop.emit("run_closed", outcome="completed")
+    assert console.on_broken_pipe is own
+
+
 def test_closing_twice_is_no_failure(bar: ProgressBar, bus: EventBus) -> None:
     start(bus, epochs=1)
     bar.close()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,18 @@ def test_a_resumed_run_goes_on_under_its_id(bus: EventBus, tmp_path: Path) -> No
     first, second = runs(tmp_path)
     assert first.run_id == second.run_id == state["WandB"]["id"]
     assert [step for step, _ in second.curve("step/loss")] == [3, 4]
+
+
+def test_a_resumed_run_that_was_saved_without_it_is_a_run_of_its_own(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    bus.attach(WandB(dir=tmp_path, when=every(1)))
+    for begin in (start, partial(resume, state={"loop": {"epoch": 1}}, run_id="two")):
+        loop = begin(bus)
+        finish_steps(loop, 1, 2)
+        close(loop)
+    first, second = runs(tmp_path)
+    assert first.run_id != second.run_id
 
 
 def test_a_handler_attached_after_the_restore_still_goes_on(bus: EventBus, tmp_path: Path) -> None:
