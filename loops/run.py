@@ -160,8 +160,9 @@ class Run:
         Parameters
         ----------
         loader
-            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0. Resumed
-            within the data: at once with `ResumableSampler` or torchdata's, else by reading again.
+            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0; a `zip`
+            or `enumerate` of loaders hides it. Resumed within the data: at once with
+            `ResumableSampler` or torchdata's, else by reading again.
         accumulate
             Micro-batches per optimizer step: step where `run.boundary` is true, which it is on
             the last micro-batch of an epoch, too. A report is for one micro-batch; the step's
