@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from eventbus.loops._untold import take_untold
+
 if TYPE_CHECKING:
     from eventbus.answers import Stop
     from eventbus.loops._batch import BatchSpan
@@ -58,6 +60,16 @@ class Hints:
             f"{place} had no batch: the {type(loader).__name__} that run.batches was given seems "
             "to be used up; a list or a DataLoader begins anew",
         )
+
+    def untold(self) -> None:
+        """An epoch is over: a sampler may have given it the order of the one before."""
+        if take_untold():
+            self._give(
+                "untold",
+                "a ResumableSampler began the same order again, for nobody has told it the epoch: "
+                "give run.batches the DataLoader itself, as in enumerate(run.batches(loader)), or "
+                "call sampler.set_epoch(epoch) at the top of the body",
+            )
 
     def stepped(self, batch: BatchSpan) -> None:
         """An optimizer has stepped in a batch that is to be skipped."""

@@ -19,6 +19,7 @@ from eventbus.loops._place import Place
 from eventbus.loops._position import Position
 from eventbus.loops._report import Report
 from eventbus.loops._schedules import Schedules
+from eventbus.loops._untold import take_untold
 from eventbus.loops._validation import ValidationSpan
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Spans:
             self.place.begin()
             self.epoch.start()
         self.schedules.begin_epoch()
+        take_untold()  # of what was read outside of the epoch
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
