@@ -31,6 +31,7 @@ class Hints:
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
         self._given: set[str] = set()
+        self._ungiven: dict[str, str] = {}  # by validation, why it gave the body no batches
 
     def all_done(self, what: str, asked: int, done: int, before: int) -> None:
         """A loop has nothing to do, for its number counts all of the Run.
@@ -121,6 +122,34 @@ class Hints:
                 'that answers to epoch_finished, as EarlyStopping(..., on="epoch_finished"), lets '
                 "all validations be done",
             )
+
+    # -- what may have made a body fail
+
+    def begin_epoch(self) -> None:
+        """Whatever fails from here on has nothing to do with the epoch before."""
+        self._ungiven = {}
+        take_untold()
+
+    def gave_none(self, name: str, stop: Stop | None) -> None:
+        """A validation has no batches, or no more, for the body: it was done, or `stop` cut it."""
+        result = f"run.metrics[{self._result_of(name)!r}]"
+        self._ungiven[name] = (
+            f"validation {name!r} was done before the checkpoint, so run.validate gave none of its "
+            f"batches: take its result from {result}"
+            if stop is None
+            else f"run.validate gave not all batches of {name!r}, for {stop.by} had stopped the "
+            f"run ({stop.reason}): what needs them goes under `if not run.interrupted:`, with "
+            f"{result} as the result"
+        )
+
+    def _result_of(self, name: str) -> str:
+        return next((key for key in self._spans.last if key.startswith(f"{name}_")), f"{name}_loss")
+
+    def explain(self, error: BaseException) -> None:
+        """Note on a failure in the body of an epoch which batches it may have missed."""
+        if isinstance(error, Exception):
+            for note in self._ungiven.values():
+                error.add_note(note)
 
     def _give(self, kind: str, message: str) -> None:
         if kind not in self._given:

@@ -19,7 +19,6 @@ from eventbus.loops._place import Place
 from eventbus.loops._position import Position
 from eventbus.loops._report import Report
 from eventbus.loops._schedules import Schedules
-from eventbus.loops._untold import take_untold
 from eventbus.loops._validation import ValidationSpan
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ class Spans:
             self.place.begin()
             self.epoch.start()
         self.schedules.begin_epoch()
-        take_untold()  # of what was read outside of the epoch
+        self.hints.begin_epoch()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
@@ -193,6 +192,8 @@ class Spans:
         if stop is not None:
             self.hints.left_out(name, stop)
         self.validation = span
+        if stop is not None or (span.is_behind and not span.is_gone_through):
+            self.hints.gave_none(name, stop)
         if stop is not None:
             self.note_undone()
         elif not span.is_behind and self.epoch is not None and self.is_between:

@@ -289,7 +289,7 @@ def test_samplers_read_in_turns_are_told_apart_by_their_generators(tmp_path: Pat
 def test_a_held_generator_that_each_epoch_seeds_anew_is_left_to_it(tmp_path: Path) -> None:
     def make() -> Read:
         own = Own(random.Random(), pythons)
-        read: Any = DataLoader(range(SAMPLES), 4, sampler=own)  # type: ignore[arg-type]  # as above
+        read: Iterable[Any] = DataLoader(range(SAMPLES), 4, sampler=own)  # type: ignore[arg-type]  # as above
 
         def seeded(epoch: int) -> Iterable[Any]:
             own.rng.seed(epoch)
