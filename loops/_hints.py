@@ -99,6 +99,16 @@ class Hints:
                 'write `run.emit("backward_finished", loss=loss)` after `loss.backward()`',
             )
 
+    def frozen(self) -> None:
+        """The first step is finished; a resumed run may train others than the one before it did."""
+        if differences := ", ".join(self._spans.frozen.differences()):
+            self._give(
+                "frozen",
+                f"the run trains other parameters than the one that was saved: {differences} "
+                "(unless this epoch wants it so: a resumed run does not come again to "
+                "`if epoch == 3:`; `if epoch >= 3:` it does)",
+            )
+
     def left_out(self, name: str, stop: Stop) -> None:
         """A validation that may be missed is left out, for a `Stop` is pending.
 

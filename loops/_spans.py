@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus.loops._batch import BatchSpan
 from eventbus.loops._closing import Ending
 from eventbus.loops._epoch import EpochSpan
+from eventbus.loops._frozen import Frozen
 from eventbus.loops._hints import Hints
 from eventbus.loops._place import Place
 from eventbus.loops._position import Position
@@ -54,6 +55,8 @@ class Spans:
         What is said of a loop that looks wrong.
     schedules : Schedules
         The schedulers, as a resumed run is to find them.
+    frozen : Frozen
+        The parameters that are not trained.
     interrupted : EpochSpan or None
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
@@ -83,6 +86,7 @@ class Spans:
         self.position = Position(self)
         self.hints = Hints(self)
         self.schedules = Schedules({})
+        self.frozen = Frozen({})
         self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
@@ -302,6 +306,7 @@ class Spans:
             if self._is_untried and self.counts.steps_done > self.counts.steps_before:
                 self._is_untried = False
                 self.hints.no_backward()
+                self.hints.frozen()
         if self.ranks is not None and self.batch is None:
             self.ranks.before_step()
 

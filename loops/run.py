@@ -10,6 +10,7 @@ from eventbus.handler_names import check_own_name
 from eventbus.loops._context import check_context, named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
+from eventbus.loops._frozen import Frozen
 from eventbus.loops._loop_over_batches import Batches
 from eventbus.loops._loop_over_epochs import Epochs
 from eventbus.loops._loop_over_steps import Steps
@@ -352,7 +353,7 @@ class Run:
             raise RuntimeError("a Run is opened once; make another one")
         span = RunSpan(self.bus, self._name, self._context, self._counts, self._ranks)
         self._span = span
-        span.spans.schedules = Schedules(self._parts)
+        span.spans.schedules, span.spans.frozen = Schedules(self._parts), Frozen(self._parts)
         span.open(self._parts)
         return self
 
