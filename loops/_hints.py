@@ -109,6 +109,16 @@ class Hints:
                 "`if epoch == 3:`; `if epoch >= 3:` it does)",
             )
 
+    def redone(self) -> None:
+        """A loop begins in a resumed body; the code before it has been gone through again."""
+        if changed := ", ".join(map(repr, self._spans.redone.take_changed())):
+            self._give(
+                "redone",
+                f"the body has changed {changed} of state= since the checkpoint gave it back: the "
+                "code before its loops is gone through again, and what was kept is lost (reset it "
+                "at the end of the body, under `if not run.interrupted:`)",
+            )
+
     def left_out(self, name: str, stop: Stop) -> None:
         """A validation that may be missed is left out, for a `Stop` is pending.
 

@@ -140,6 +140,11 @@ class Place:
         return self._used == self.read
 
     @property
+    def has_some_behind(self) -> bool:
+        """True in a resumed run that has not yet come to where it goes on in the body."""
+        return self.start > 0 or self.done.has_some_behind
+
+    @property
     def start(self) -> int:
         """Batches of the next pass that an earlier life has used up."""
         return 0 if self._start is None else self._start.used

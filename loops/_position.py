@@ -74,6 +74,8 @@ class Position:
         self._ahead = state.get("position", {})
         if self._ahead:
             spans.place.restore(self._ahead, spans.counts.steps_done)
+            if spans.place.has_some_behind:
+                spans.redone.note()
 
     # -- in a resumed run
 

@@ -18,6 +18,7 @@ from eventbus.loops._frozen import Frozen
 from eventbus.loops._hints import Hints
 from eventbus.loops._place import Place
 from eventbus.loops._position import Position
+from eventbus.loops._redone import Redone
 from eventbus.loops._report import Report
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import ValidationSpan
@@ -57,6 +58,8 @@ class Spans:
         The schedulers, as a resumed run is to find them.
     frozen : Frozen
         The parameters that are not trained.
+    redone : Redone
+        What the code before the loops of a body changes again.
     interrupted : EpochSpan or None
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
@@ -87,6 +90,7 @@ class Spans:
         self.hints = Hints(self)
         self.schedules = Schedules({})
         self.frozen = Frozen({})
+        self.redone = Redone({})
         self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
@@ -202,6 +206,7 @@ class Spans:
             self.note_undone()
         elif not span.is_behind and self.epoch is not None and self.is_between:
             self.place.draws.begin_loop()
+            self.hints.redone()
         span.start()
         return span
 

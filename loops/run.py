@@ -18,6 +18,7 @@ from eventbus.loops._loop_over_validation import Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
 from eventbus.loops._own_signals import check_not_own
+from eventbus.loops._redone import Redone
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import HeldValidation
@@ -131,6 +132,7 @@ class Run:
         self._name = name
         self._context = context
         self._parts = named_parts(context, state)
+        self._extra = {key: self._parts[key] for key in state or {}}
         self._counts = Counts()
         self._span: RunSpan | None = None
 
@@ -354,6 +356,7 @@ class Run:
         span = RunSpan(self.bus, self._name, self._context, self._counts, self._ranks)
         self._span = span
         span.spans.schedules, span.spans.frozen = Schedules(self._parts), Frozen(self._parts)
+        span.spans.redone = Redone(self._extra)
         span.open(self._parts)
         return self
 
