@@ -61,9 +61,11 @@ class HasState(Protocol):
 
     def get_state(self) -> torch.Tensor:
         """Return it."""
+        ...
 
     def set_state(self, state: torch.Tensor, /) -> object:
         """Go on from it."""
+        ...
 
 
 @contextmanager
