@@ -19,6 +19,14 @@ __all__ = ["Resume"]
 
 _DRAWN = re.compile(r"[0-9a-f]{12}")  # an id that the bus made up
 
+_AFRESH = "no checkpoint in %s can be gone on from: the run %r starts afresh"
+_AFRESH_ON_THE_BUS = (
+    "the checkpoints in %s are of the run %r, which has come to its end on this bus: this one "
+    "starts afresh (to train that further keep one Run open, `run.epochs(3)` and then "
+    "`run.epochs(6)`, or open both under one run_id=; to keep this one apart give it a name= and "
+    "write {run} in the path)"
+)
+
 
 @dataclass
 class Resume:
@@ -56,8 +64,9 @@ class Resume:
         if tidies:
             folder.sweep()  # what the process that this one goes on for has left unfinished
         if found is None and folder.newest_number():
-            text = "no checkpoint in %s can be gone on from: the run %r starts afresh"
-            logger.warning(text, folder.path, wanted.run)
+            logger.warning(
+                _AFRESH_ON_THE_BUS if wanted.is_over else _AFRESH, folder.path, wanted.run
+            )
         elif found is None and tidies:
             self._warn_of_others(event, folder)
         return found
@@ -112,14 +121,24 @@ class Resume:
             self.ended[folder.path] = folder.newest_number()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Wanted:
-    """Which checkpoints ``resume="auto"`` takes."""
+    """Which checkpoints ``resume="auto"`` takes.
+
+    Attributes
+    ----------
+    is_over
+        One was of a run of that name, and was refused, for the run is over.
+    """
 
     run_id: str | None
     run: str | None
     ended: int
+    is_over: bool = False
 
     def __call__(self, saved: SavedCheckpoint) -> bool:
-        same_run = self.run_id is not None and saved.manifest.run_id == self.run_id
-        return same_run or (saved.manifest.run == self.run and saved.sequence > self.ended)
+        if self.run_id is not None and saved.manifest.run_id == self.run_id:
+            return True
+        same_name = saved.manifest.run == self.run
+        self.is_over |= same_name and saved.sequence <= self.ended
+        return same_name and saved.sequence > self.ended

@@ -51,6 +51,11 @@ class Done:
         return [*done, BATCHES] if with_pass else done
 
     @property
+    def has_some_behind(self) -> bool:
+        """True while something is left that was done in an earlier life, and is passed over."""
+        return bool(self._behind)
+
+    @property
     def after(self) -> int:
         """How many validations came after the training of a run that is at its end."""
         return len(self._done) - self._trained if self._has_ended else self._after

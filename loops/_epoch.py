@@ -111,6 +111,7 @@ class EpochSpan:
         if self.open_passes:
             spans.schedules.go_back()
         spans.schedules.leave_body()
+        spans.hints.untold()
         metrics = self._metrics()
         pending = spans.pending()
         if ending is Ending.FAILED or self.was_cut:

@@ -1,4 +1,4 @@
-"""The global random generators, as a thing with state, and those that a loader has of its own."""
+"""The global random generators, as a thing with state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["RandomGenerators", "own_generators", "put_aside"]
+__all__ = ["RandomGenerators", "put_aside"]
 
 
 class RandomGenerators:
@@ -56,8 +56,20 @@ class RandomGenerators:
             import_module("numpy").random.set_state((kind, _listed(keys), *rest))
 
 
+class HasState(Protocol):
+    """A generator whose state is one tensor."""
+
+    def get_state(self) -> torch.Tensor:
+        """Return it."""
+        ...
+
+    def set_state(self, state: torch.Tensor, /) -> object:
+        """Go on from it."""
+        ...
+
+
 @contextmanager
-def put_aside(own: Iterable[torch.Generator] = ()) -> Iterator[None]:
+def put_aside(own: Iterable[HasState] = ()) -> Iterator[None]:
     """Have the global generators, and those of a loader's `own`, as if nothing inside had drawn."""
     everywhere = RandomGenerators(devices=False)
     now, states = everywhere.state_dict(), [(one, one.get_state()) for one in own]
@@ -67,14 +79,6 @@ def put_aside(own: Iterable[torch.Generator] = ()) -> Iterator[None]:
         everywhere.load_state_dict(now)
         for generator, state in states:
             generator.set_state(state)
-
-
-def own_generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators of the loader's own, each once, in an order that is always the same."""
-    samplers = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-    inner = getattr(samplers[1], "sampler", None)
-    found = [getattr(one, "generator", None) for one in (loader, *samplers, inner)]
-    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
 
 def _packed(words: Iterable[int] | bytes) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from eventbus.loops._untold import take_untold
+
 if TYPE_CHECKING:
     from eventbus.answers import Stop
     from eventbus.loops._batch import BatchSpan
@@ -29,6 +31,7 @@ class Hints:
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
         self._given: set[str] = set()
+        self._ungiven: dict[str, str] = {}  # by validation, why it gave the body no batches
 
     def all_done(self, what: str, asked: int, done: int, before: int) -> None:
         """A loop has nothing to do, for its number counts all of the Run.
@@ -59,6 +62,16 @@ class Hints:
             "to be used up; a list or a DataLoader begins anew",
         )
 
+    def untold(self) -> None:
+        """An epoch is over: a sampler may have given it the order of the one before."""
+        if take_untold():
+            self._give(
+                "untold",
+                "a ResumableSampler began the same order again, for nobody has told it the epoch: "
+                "give run.batches the DataLoader itself, as in enumerate(run.batches(loader)), or "
+                "call sampler.set_epoch(epoch) at the top of the body",
+            )
+
     def stepped(self, batch: BatchSpan) -> None:
         """An optimizer has stepped in a batch that is to be skipped."""
         why = "the loop had said run.skip(...): `run.skip(...); continue`"
@@ -86,6 +99,26 @@ class Hints:
                 'write `run.emit("backward_finished", loss=loss)` after `loss.backward()`',
             )
 
+    def frozen(self) -> None:
+        """The first step is finished; a resumed run may train others than the one before it did."""
+        if differences := ", ".join(self._spans.frozen.differences()):
+            self._give(
+                "frozen",
+                f"the run trains other parameters than the one that was saved: {differences} "
+                "(unless this epoch wants it so: a resumed run does not come again to "
+                "`if epoch == 3:`; `if epoch >= 3:` it does)",
+            )
+
+    def redone(self) -> None:
+        """A loop begins in a resumed body; the code before it has been gone through again."""
+        if changed := ", ".join(map(repr, self._spans.redone.take_changed())):
+            self._give(
+                "redone",
+                f"the body has changed {changed} of state= since the checkpoint gave it back: the "
+                "code before its loops is gone through again, and what was kept is lost (reset it "
+                "at the end of the body, under `if not run.interrupted:`)",
+            )
+
     def left_out(self, name: str, stop: Stop) -> None:
         """A validation that may be missed is left out, for a `Stop` is pending.
 
@@ -109,6 +142,34 @@ class Hints:
                 'that answers to epoch_finished, as EarlyStopping(..., on="epoch_finished"), lets '
                 "all validations be done",
             )
+
+    # -- what may have made a body fail
+
+    def begin_epoch(self) -> None:
+        """Whatever fails from here on has nothing to do with the epoch before."""
+        self._ungiven = {}
+        take_untold()
+
+    def gave_none(self, name: str, stop: Stop | None) -> None:
+        """A validation has no batches, or no more, for the body: it was done, or `stop` cut it."""
+        result = f"run.metrics[{self._result_of(name)!r}]"
+        self._ungiven[name] = (
+            f"validation {name!r} was done before the checkpoint, so run.validate gave none of its "
+            f"batches: take its result from {result}"
+            if stop is None
+            else f"run.validate gave not all batches of {name!r}, for {stop.by} had stopped the "
+            f"run ({stop.reason}): what needs them goes under `if not run.interrupted:`, with "
+            f"{result} as the result"
+        )
+
+    def _result_of(self, name: str) -> str:
+        return next((key for key in self._spans.last if key.startswith(f"{name}_")), f"{name}_loss")
+
+    def explain(self, error: BaseException) -> None:
+        """Note on a failure in the body of an epoch which batches it may have missed."""
+        if isinstance(error, Exception):
+            for note in self._ungiven.values():
+                error.add_note(note)
 
     def _give(self, kind: str, message: str) -> None:
         if kind not in self._given:

@@ -1,4 +1,7 @@
-"""Reading a loader: when it ends, how long it keeps the loop waiting, and its samplers' epoch."""
+"""Reading a loader: when it ends, how long it keeps the loop waiting, and its samplers' epoch.
+
+A loader is seen through a progress bar of tqdm around it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Any, Final
 
-__all__ = ["END", "Reader", "length_of", "tell_samplers"]
+from eventbus.loops._own_generators import samplers_of
+from eventbus.loops.resumable_sampler import ResumableSampler
+
+__all__ = ["END", "Reader", "keep_order", "length_of", "tell_samplers", "within_bar"]
 
 END: Final = object()
 """What a reader gives after the last batch. Not StopIteration, which may come from elsewhere."""
@@ -90,6 +96,16 @@ class Reader:
             self._waited_s += perf_counter() - began
 
 
+def within_bar(loader: Any) -> Any:
+    """Return the loader that a bar of tqdm goes over; any other as it is."""
+    while any(kind.__module__.partition(".")[0] == "tqdm" for kind in type(loader).__mro__):
+        inner = getattr(loader, "iterable", None)
+        if inner is None:
+            break
+        loader = inner
+    return loader
+
+
 def tell_samplers(loader: Any, epoch: int) -> None:
     """Call `set_epoch(epoch - 1)` on the samplers that have it.
 
@@ -99,17 +115,17 @@ def tell_samplers(loader: Any, epoch: int) -> None:
     """
     if epoch == 0:
         return
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (
-        loader,
-        getattr(loader, "sampler", None),
-        batch_sampler,
-        getattr(batch_sampler, "sampler", None),
-    )
-    for sampler in {id(one): one for one in samplers}.values():
+    for sampler in {id(one): one for one in (loader, *samplers_of(loader))}.values():
         set_epoch = getattr(sampler, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch - 1)
+
+
+def keep_order(loader: Any) -> None:
+    """Tell a `ResumableSampler` that the order it has is the one that is wanted again."""
+    for sampler in samplers_of(loader):
+        if isinstance(sampler, ResumableSampler):
+            sampler.set_epoch(sampler.epoch)
 
 
 def length_of(loader: Any) -> int | None:

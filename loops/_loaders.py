@@ -8,15 +8,19 @@ loader's own generators as the last pass has left them; and where its workers li
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any
-from weakref import ref
 
-import torch
-
-from eventbus.loops._generators import own_generators, put_aside
-from eventbus.loops._opening import keeps_its_place
+from eventbus.loops._generators import put_aside
+from eventbus.loops._known_loader import (
+    KnownLoader,
+    inner,
+    is_kept_of,
+    keeps_workers,
+    samples_of,
+)
+from eventbus.loops._own_generators import OwnGenerator, own_generators
 
 __all__ = ["Loaders"]
 
@@ -24,12 +28,17 @@ log = logging.getLogger("eventbus.loops")
 
 
 class Loaders:
-    """The loaders of one run, each by the place in a body where it is read."""
+    """The loaders of one run, each by the place in a body where it is read.
+
+    Several may be read in turns at one place: those are told apart as the objects that they are,
+    and after a resume by the seeds of their generators and the number of their samples.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
-        self._restored: dict[str, Mapping[str, Any]] = {}  # and not come to yet
-        self._met: dict[int, torch.Generator] = {}  # by number: several loaders may draw from one
+        self._known: dict[str, list[KnownLoader]] = {}  # the one read last at the end
+        self._restored: dict[str, list[Mapping[str, Any]]] = {}  # and not come to yet
+        self._met: dict[int, OwnGenerator] = {}  # by number: several loaders may draw from one
+        self._has_warned = False
 
     def begin(
         self, place: str, loader: Any, *, is_within: bool = False, has_state: bool = False
@@ -43,43 +52,96 @@ class Loaders:
         has_state
             There it takes a state, and makes its iterator from that.
         """
-        kept, last = self._restored.pop(place, None), self._known.pop(place, None)
+        kept = self._kept_of(place, loader, is_within)
         if kept is not None:
+            self._restored[place] = [one for one in self._restored[place] if one is not kept]
             self._give_back(loader, kept, is_within)
             if kept["has_workers"] and not has_state:
                 _begin_workers(loader, is_within)
-        known = Known(loader)
-        if known.keeps_something:
-            known.compare(last, kept)
-            self._known[place] = known
-            self._number(known)
+        known = KnownLoader(loader)
+        last = self._take_last(place, known, loader)
+        known.compare(last, kept)
+        self._known[place].append(known)
+        self._number(known)
+
+    def _kept_of(self, place: str, loader: Any, is_within: bool) -> Mapping[str, Any] | None:
+        """Return what was kept of a loader; of several that may be it that of the one read last."""
+        all_kept = self._restored.get(place, [])
+        if is_within:
+            return all_kept[-1] if all_kept else None
+        found = [one for one in all_kept if is_kept_of(one, loader, self._met)]
+        if any(one.is_gone for one in self._known.get(place, [])[-1:]):  # it is made anew
+            found = [one for one in found if one["goes_on"] is not None]
+        if not found:
+            self._warn_of_another(loader, all_kept)
+            return None
+        if len(found) > 1:
+            self._warn_of_alike(loader, found)
+        return found[-1]
+
+    def _take_last(self, place: str, known: KnownLoader, loader: Any) -> KnownLoader | None:
+        """Return the pass before over that loader, or over one whose place it takes.
+
+        Let go of those that nobody holds any more.
+        """
+        before = self._known.get(place, [])
+        latest = before[-1:]
+        found = [one for one in before if one.is_of(loader)]
+        self._known[place] = [one for one in before if one not in found and not one.is_gone]
+        if not found:
+            found = [one for one in latest if one.is_gone or one.looks_like(known)]
+            for one in found:
+                one.goes_on = one.goes_on or False  # of a loader made anew none goes on
+        return found[0] if found else None
 
     def pass_over(self, place: str, loader: Any) -> None:
         """The pass was done before the checkpoint; others may draw from its generators, too."""
-        if place in self._restored:
-            self._give_back(loader, self._restored[place], is_within=False)
+        kept = self._kept_of(place, loader, is_within=False)
+        if kept is not None:
+            self._give_back(loader, kept, is_within=False)
 
     def end(self, place: str) -> None:
         """The pass is over: the next one at that place finds its loader as it is then."""
-        if place in self._known:
-            self._known[place].end()
+        for known in self._known.get(place, [])[-1:]:
+            known.end()
 
     def _give_back(self, loader: Any, kept: Mapping[str, Any], is_within: bool) -> None:
         own = own_generators(loader)
-        for generator, state, seed, number in zip(
-            own, kept["own"], kept["seeds"], kept["numbers"], strict=False
-        ):
+        for generator, state, number in zip(own, kept["own"], kept["numbers"], strict=False):
             # One that another loader draws from has been given back, and goes on from there.
-            is_new = all(generator is not one for one in self._met.values())
-            if is_within or (is_new and _goes_on(loader, generator, seed, kept["goes_on"])):
+            is_new = generator not in self._met.values()
+            if is_within or (is_new and kept["goes_on"] is not False):
                 generator.set_state(state)
             self._met[number] = generator
 
-    def _number(self, known: Known) -> None:
+    def _warn_of_another(self, loader: Any, all_kept: list[Mapping[str, Any]]) -> None:
+        """Say that a generator has another seed than the one that was read there always."""
+        if len(all_kept) != 1 or self._has_warned:
+            return
+        (kept,) = all_kept
+        if kept.get("samples", samples_of(loader)) != samples_of(loader):
+            return  # another loader, as the next stage of a curriculum has
+        for generator, seed in zip(own_generators(loader), kept["seeds"], strict=False):
+            if generator.seed != seed:
+                self._has_warned = True
+                log.warning(_is_another(generator, seed))
+                return
+
+    def _warn_of_alike(self, loader: Any, found: list[Mapping[str, Any]]) -> None:
+        if own_generators(loader) and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "%d loaders that are read in turns have generators of one seed, and as many "
+                "samples: which of them was left how cannot be told, and their orders may be "
+                "exchanged (give each a seed of its own)",
+                len(found),
+            )
+
+    def _number(self, known: KnownLoader) -> None:
         """Number the generators of a loader, and let go of those that are no loader's any more."""
         free = (number for number in count() if number not in self._numbers())
         for generator in known.generators:
-            found = [number for number, one in self._met.items() if one is generator]
+            found = [number for number, one in self._met.items() if one == generator]
             number = found[0] if found else next(free)
             self._met[number] = generator
             known.numbers.append(number)
@@ -87,13 +149,20 @@ class Loaders:
 
     def _numbers(self) -> set[int]:
         """Return the numbers that generators of loaders have, those not come to yet, too."""
-        restored = [kept["numbers"] for kept in self._restored.values()]
-        return set(chain(*restored, *(one.numbers for one in self._known.values())))
+        restored = [kept["numbers"] for kept in chain(*self._restored.values())]
+        known = [one.numbers for one in chain(*self._known.values())]
+        return set(chain(*restored, *known))
 
     def state(self, ended: str | None = None) -> dict[str, Any]:
         """Return how a resumed run is to find them, with a pass that is as good as over."""
-        known = {place: one.state(place == ended) for place, one in self._known.items()}
-        return {place: self._as_met(kept) for place, kept in self._restored.items()} | known
+        state = {}
+        for place in {**self._restored, **self._known}:
+            known = self._known.get(place, [])
+            kept = [self._as_met(one) for one in self._restored.get(place, [])]
+            kept += [one.state(place == ended and one is known[-1]) for one in known]
+            if any(one["own"] or one["has_workers"] for one in kept):
+                state[place] = {**kept.pop(), "others": kept}
+        return state
 
     def _as_met(self, kept: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was restored with those generators that other loaders have drawn from."""
@@ -105,119 +174,32 @@ class Loaders:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have each as `state` tells once the run comes to it."""
-        self._known, self._restored = {}, dict(state)
+        self._known, self._has_warned = {}, False
+        self._restored = {place: [*one.get("others", ()), one] for place, one in state.items()}
 
 
-class Known:
-    """A loader as its last pass has found it.
-
-    Attributes
-    ----------
-    goes_on : bool or None
-        Its generators are the same from pass to pass, and nobody seeds them in between; None while
-        there was one pass.
-    is_remade : bool
-        It is another object in each pass, with workers of its own.
-    numbers : list of int
-        By which its generators are known.
-    """
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = _weak(loader)
-        self.generators = own_generators(loader)
-        self.numbers: list[int] = []
-        self._seeds = [one.initial_seed() for one in self.generators]
-        self._found = self._now()
-        self._left: dict[str, Any] | None = None
-        self.keeps_something = bool(self.generators) or _keeps_workers(loader)
-        self.goes_on: bool | None = None
-        self.is_remade = False
-
-    def compare(self, last: Known | None, kept: Mapping[str, Any] | None) -> None:
-        """Learn from the pass before, in this life or in an earlier one, what goes on."""
-        if kept is not None:
-            self.goes_on, self.is_remade = kept["goes_on"], kept["is_remade"]
-        elif last is not None:
-            self.is_remade = last._loader() is not self._loader()
-            self.goes_on = not self._is_seeded_since(last)
-
-    def _is_seeded_since(self, last: Known) -> bool:
-        pairs = zip(self.generators, last.generators, strict=False)
-        if self._seeds != last._seeds or any(one is not other for one, other in pairs):
-            return True
-        left = last._now() if last._left is None else last._left
-        own, found = self._found["own"], last._found["own"]
-        return _are_equal(own, found) and not _are_equal(own, left["own"])
-
-    def end(self) -> None:
-        """The pass is over."""
-        self._left = self._now()
-
-    def state(self, is_over: bool) -> dict[str, Any]:
-        """Return how the pass has found it; once that is over, how the next one is to."""
-        known: dict[str, Any] = {"goes_on": self.goes_on, "is_remade": self.is_remade}
-        known |= {"seeds": self._seeds, "numbers": list(self.numbers)}
-        if not is_over and self._left is None:
-            return {**self._found, **known}
-        now = self._now()
-        return {**now, **known, "has_workers": now["has_workers"] and not self.is_remade}
-
-    def _now(self) -> dict[str, Any]:
-        loader = self._loader()
-        has_workers = _keeps_workers(loader) and _inner(loader)._iterator is not None
-        own = [one.get_state() for one in self.generators]
-        return {"own": own, "has_workers": has_workers}
-
-
-def _goes_on(loader: Any, generator: torch.Generator, seed: int, goes_on: bool | None) -> bool:
-    """Tell whether a generator is the one of an earlier life, to be set to what that has left."""
-    if goes_on is not None:
-        return goes_on
-    now = generator.initial_seed()
-    is_torchdatas = keeps_its_place(loader) and getattr(loader, "generator", None) is None
-    if now != seed and not is_torchdatas:  # that comes back with the loader's state
-        log.warning(
-            "the loader's own generator began with seed %d before the checkpoint and has seed %d "
-            "here: it goes on as it is, which is exact only where each epoch seeds it anew",
-            seed,
-            now,
-        )
-    return now == seed
+def _is_another(generator: OwnGenerator, seed: int) -> str:
+    began = (
+        f"began with seed {seed} before the checkpoint and has seed {generator.seed} here"
+        if generator.is_torchs
+        else "is not made here as it was before the checkpoint"
+    )
+    return (
+        f"the loader's own generator {began}: it goes on as it is, which is exact only where each "
+        "epoch seeds it anew, or this loader is read for the first time"
+    )
 
 
 def _begin_workers(loader: Any, is_within: bool) -> None:
     """Start the workers that live on, as was done before; the next iteration resets them."""
-    inner = _inner(loader)
-    if not _keeps_workers(loader):
+    torchs = inner(loader)
+    if not keeps_workers(loader):
         if is_within:
             log.warning(
                 "the workers of the loader lived on when the checkpoint was saved, and do not now: "
                 "what it draws is another order, so samples of this epoch may be passed over or "
                 "come twice (give it persistent_workers=True again)"
             )
-    elif inner._iterator is None:
+    elif torchs._iterator is None:
         with put_aside(own_generators(loader)):
-            iter(inner)
-
-
-def _keeps_workers(loader: Any) -> bool:
-    """Tell whether a loader is torch's and has workers that live on from pass to pass."""
-    has_iterator = hasattr(_inner(loader), "_iterator")
-    has_workers = getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False)
-    return bool(has_iterator and has_workers)
-
-
-def _inner(loader: Any) -> Any:
-    """Return the loader that makes the iterator: Accelerate's wraps one."""
-    return getattr(loader, "base_dataloader", loader)
-
-
-def _are_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return len(one) == len(other) and all(map(torch.equal, one, other))
-
-
-def _weak(loader: Any) -> Callable[[], Any]:
-    try:
-        return ref(loader)
-    except TypeError:  # a list, say, which keeps nothing
-        return lambda: None
+            iter(torchs)

@@ -73,6 +73,7 @@ class Batches(Pass, Iterator[T], Generic[T]):
     def _open(self) -> None:
         spans = self._spans
         self._begin()
+        spans.hints.redone()
         if spans.epoch is None:
             spans.counts.batch_index = spans.place.start
         epoch = spans.counts.epoch

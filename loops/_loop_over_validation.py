@@ -66,11 +66,13 @@ class Validation(Iterator[T], Generic[T]):
 
     def _cut_short(self, span: ValidationSpan) -> None:
         """The safe point before a validation batch is loaded."""
+        stop = self._spans.pending().stop
         if span.is_behind:
             self._is_over = not span.is_gone_through
-        elif self._spans.pending().stop and not self._reader.is_known_to_have_ended():
+        elif stop is not None and not self._reader.is_known_to_have_ended():
             span.was_cut = self._is_over = True
             self._spans.note_undone()
+            self._spans.hints.gave_none(span.name, stop)
 
     def _end(self, span: ValidationSpan) -> None:
         self._is_over = True

@@ -48,6 +48,11 @@ class PlainModelState:
         model = bare_model(self._model)
         model.load_state_dict(_unwrapped(state, model))
 
+    def frozen(self) -> list[str]:
+        """Return the names of the parameters that are not trained."""
+        named = bare_model(self._model).named_parameters()
+        return [name for name, parameter in named if not parameter.requires_grad]
+
 
 def _unwrapped(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     own = dict(model.named_children())

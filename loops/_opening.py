@@ -9,9 +9,11 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from eventbus.loops._generators import RandomGenerators, own_generators, put_aside
-from eventbus.loops._loader import END, Reader
+from eventbus.loops._generators import RandomGenerators, put_aside
+from eventbus.loops._loader import END, Reader, within_bar
 from eventbus.loops._manner import Manner, refuse_other_manner, warn_of_other_manner
+from eventbus.loops._own_generators import own_generators
+from eventbus.loops._unseen import unseen
 from eventbus.loops.resumable_sampler import ResumableSampler
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "keeps_its_place",
     "opened",
     "warn_of_accelerates",
+    "warn_of_unseen",
 ]
 
 log = logging.getLogger("eventbus.loops")
@@ -74,6 +77,12 @@ def warn_of_accelerates(loader: Any) -> None:
         )
 
 
+def warn_of_unseen(loader: Any) -> None:
+    """Warn of a loader whose order goes on from what it was left with, which cannot be seen."""
+    if clause := unseen(loader):
+        log.warning("the run is resumed, and %s", clause)
+
+
 def check_manner(
     loader: Any, start: Start | None, carried: Mapping[str, Any] | None, before: Manner
 ) -> None:
@@ -103,7 +112,7 @@ def opened(loader: Iterable[Any], start: Start | None) -> tuple[Reader, dict[str
     if start is None or start.opening is None:
         opening = {"random": everywhere.state_dict()}
         return _started(loader, start), opening
-    own = own_generators(loader)
+    own = own_generators(within_bar(loader))
     for generator, state in zip(own, start.opening.get("own", ()), strict=False):
         generator.set_state(state)  # of a checkpoint that kept them there
     with put_aside():
@@ -126,10 +135,11 @@ def carry_on(loader: Any, state: Mapping[str, Any]) -> None:
 def _started(loader: Any, start: Start | None) -> Reader:
     if start is None:
         return Reader(loader)
-    reader = Reader(loader, start.used)
-    if start.loader is not None and keeps_its_place(loader):
-        loader.load_state_dict(start.loader)
-    elif not _starts_at(loader, start.used):
+    reader, source = Reader(loader, start.used), within_bar(loader)
+    if start.loader is not None and keeps_its_place(source):
+        source.load_state_dict(start.loader)
+    elif not _starts_at(source, start.used):
+        _warn_of_dropping(source, start.used)
         _drop(reader, start.used)
     reader.open()
     if start.opening is not None and start.used == 0:
@@ -150,13 +160,18 @@ def _starts_at(loader: Any, used: int) -> bool:
     return used == 0
 
 
-def _drop(reader: Reader, used: int) -> None:
+def _warn_of_dropping(loader: Any, used: int) -> None:
+    clause = unseen(loader)
     log.warning(
         "the loader cannot start in the middle: its first %d batches, as many as were trained on "
         "before, are read again and dropped (a DataLoader with sampler=ResumableSampler(...) from "
-        "eventbus.loops, or torchdata's StatefulDataLoader, starts at the next one)",
+        "eventbus.loops, or torchdata's StatefulDataLoader, starts at the next one)%s",
         used,
+        clause and f"; {clause}",
     )
+
+
+def _drop(reader: Reader, used: int) -> None:
     reader.read = 0
     while reader.read < used and reader.next() is not END:
         pass

@@ -11,12 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import ref
 
-from torch import Generator
-
 from eventbus.loops._done import Done
 from eventbus.loops._draws import Draws
-from eventbus.loops._generators import own_generators
-from eventbus.loops._loader import Reader, tell_samplers
+from eventbus.loops._loader import Reader, tell_samplers, within_bar
 from eventbus.loops._loaders import Loaders
 from eventbus.loops._manner import Manner, manner_of
 from eventbus.loops._opening import (
@@ -26,7 +23,9 @@ from eventbus.loops._opening import (
     keeps_its_place,
     opened,
     warn_of_accelerates,
+    warn_of_unseen,
 )
+from eventbus.loops._own_generators import OwnGenerator, own_generators
 
 __all__ = ["Place"]
 
@@ -81,7 +80,7 @@ class Place:
         self._loader: Any = None
         self._reader: ref[Reader] | None = None
         self._opening: dict[str, Any] = {}
-        self._own: list[Generator] = []
+        self._own: list[OwnGenerator] = []
 
     # -- what happens in the epoch
 
@@ -90,7 +89,7 @@ class Place:
         name = self._name_of_pass(in_epoch)
         is_behind = self.done.passes_over_batches(in_pass=self._is_open)
         if is_behind:
-            self.loaders.pass_over(name, loader)
+            self.loaders.pass_over(name, within_bar(loader))
             self.draws.pass_over()
         return is_behind
 
@@ -102,29 +101,32 @@ class Place:
 
         Its samplers are told the `epoch`, from 1; 0 where there is none.
         """
-        tell_samplers(loader, epoch)
+        source = within_bar(loader)
+        tell_samplers(source, epoch)
         start, self._start = self._start, None
         self.draws.begin_loop(is_within=start is not None)
         self._is_first = epoch == 0 or self.done.passes == 0
         carried = self._carried if self._is_first else None
         self._pass = self._name_of_pass(in_epoch=epoch > 0)
-        check_manner(loader, start, carried, self._manners.get(self._pass, {}))
-        self._manners[self._pass] = manner_of(loader)
+        check_manner(source, start, carried, self._manners.get(self._pass, {}))
+        self._manners[self._pass] = manner_of(source)
         if self._is_restored:
-            warn_of_accelerates(loader)
+            warn_of_accelerates(source)
+            if start is None and epoch > 1:
+                warn_of_unseen(source)
             self._is_restored = False
         if start is None and carried is not None:
-            carry_on(loader, carried)
-            tell_samplers(loader, epoch)  # the state has brought back the epoch before
-        has_state = start is not None and start.loader is not None and keeps_its_place(loader)
-        self.loaders.begin(self._pass, loader, is_within=start is not None, has_state=has_state)
+            carry_on(source, carried)
+            tell_samplers(source, epoch)  # the state has brought back the epoch before
+        has_state = start is not None and start.loader is not None and keeps_its_place(source)
+        self.loaders.begin(self._pass, source, is_within=start is not None, has_state=has_state)
         reader, self._opening = opened(loader, start)
         self._is_open = True
         self._goes_on = start is not None
         self._used = self.read = 0 if start is None else start.used
-        self._loader = loader if keeps_its_place(loader) else None
+        self._loader = source if keeps_its_place(source) else None
         self._reader = ref(reader)
-        self._own = own_generators(loader)
+        self._own = own_generators(source)
         return reader
 
     @property
@@ -136,6 +138,11 @@ class Place:
     def is_used_up(self) -> bool:
         """True where a finished or a skipped step has used all that was read in this pass."""
         return self._used == self.read
+
+    @property
+    def has_some_behind(self) -> bool:
+        """True in a resumed run that has not yet come to where it goes on in the body."""
+        return self.start > 0 or self.done.has_some_behind
 
     @property
     def start(self) -> int:

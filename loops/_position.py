@@ -61,16 +61,21 @@ class Position:
             kept = ("epoch", "so_far")
             position |= {key: self._ahead[key] for key in kept if key in self._ahead}
         last = {key: settled(value) for key, value in spans.last.items()}
-        return {**spans.counts.state(), "last": last, "position": position}
+        state = {**spans.counts.state(), "last": last, "position": position}
+        frozen = spans.frozen.state()
+        return {**state, "frozen": frozen} if frozen else state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken, here or by another loop."""
         spans = self._spans
         spans.counts.restore(state)
         spans.last.update(state.get("last", {}))
+        spans.frozen.restore(state.get("frozen", {}))
         self._ahead = state.get("position", {})
         if self._ahead:
             spans.place.restore(self._ahead, spans.counts.steps_done)
+            if spans.place.has_some_behind:
+                spans.redone.note()
 
     # -- in a resumed run
 

@@ -120,15 +120,31 @@ class RunSpan:
         if self.spans.ranks is not None:
             self.spans.ranks.fail(error, described(error))
         self._note_stops()
+        if self.spans.epoch is not None:
+            self.spans.hints.explain(error)
+        was_cut_for = self._reason_of_cut(error)
         with ExitStack() as steps:  # taken from the last to the first, a second Ctrl-C or not
             steps.callback(_take, self._close, "failed", cause=error)
             steps.callback(_take, self._emit_failed, error, cause=error)
             for span in (self.spans.epoch, self.spans.batch, self.spans.validation):
                 if span is not None:
-                    reason = described(error)
+                    reason = was_cut_for or described(error)
                     steps.callback(_take, span.close, Ending.FAILED, reason, cause=error)
             if self.spans.validation is not None:  # its batch first, as a step of its own
                 steps.callback(_take, self.spans.validation.leave, Ending.FAILED, cause=error)
+
+    def _reason_of_cut(self, error: BaseException) -> str:
+        """Return why a `Stop` had cut the epoch before its body failed; else "".
+
+        Nothing was under way any more, so a run goes on from there as after the `Stop`: whoever
+        saves for its reason may do so. Several ranks would have to agree on that.
+        """
+        spans = self.spans
+        is_open = spans.batch is not None or spans.validation is not None or spans.ranks is not None
+        if spans.epoch is None or is_open or not isinstance(error, Exception):
+            return ""
+        is_cut = spans.epoch.was_cut and not spans.epoch.open_passes
+        return self._stops[0].reason if is_cut and self._stops else ""
 
     def _note_stops(self) -> None:
         """Keep what ends the run: nothing is pending any more once it is closed."""

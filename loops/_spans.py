@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from eventbus.loops._batch import BatchSpan
 from eventbus.loops._closing import Ending
 from eventbus.loops._epoch import EpochSpan
+from eventbus.loops._frozen import Frozen
 from eventbus.loops._hints import Hints
 from eventbus.loops._place import Place
 from eventbus.loops._position import Position
+from eventbus.loops._redone import Redone
 from eventbus.loops._report import Report
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import ValidationSpan
@@ -54,6 +56,10 @@ class Spans:
         What is said of a loop that looks wrong.
     schedules : Schedules
         The schedulers, as a resumed run is to find them.
+    frozen : Frozen
+        The parameters that are not trained.
+    redone : Redone
+        What the code before the loops of a body changes again.
     interrupted : EpochSpan or None
         The epoch that was ended with work undone: with which a resumed run goes on.
     epoch, batch, validation
@@ -83,6 +89,8 @@ class Spans:
         self.position = Position(self)
         self.hints = Hints(self)
         self.schedules = Schedules({})
+        self.frozen = Frozen({})
+        self.redone = Redone({})
         self.interrupted: EpochSpan | None = None
         self.epoch: EpochSpan | None = None
         self.batch: BatchSpan | None = None
@@ -156,6 +164,7 @@ class Spans:
             self.place.begin()
             self.epoch.start()
         self.schedules.begin_epoch()
+        self.hints.begin_epoch()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
@@ -191,10 +200,13 @@ class Spans:
         if stop is not None:
             self.hints.left_out(name, stop)
         self.validation = span
+        if stop is not None or (span.is_behind and not span.is_gone_through):
+            self.hints.gave_none(name, stop)
         if stop is not None:
             self.note_undone()
         elif not span.is_behind and self.epoch is not None and self.is_between:
             self.place.draws.begin_loop()
+            self.hints.redone()
         span.start()
         return span
 
@@ -299,6 +311,7 @@ class Spans:
             if self._is_untried and self.counts.steps_done > self.counts.steps_before:
                 self._is_untried = False
                 self.hints.no_backward()
+                self.hints.frozen()
         if self.ranks is not None and self.batch is None:
             self.ranks.before_step()
 

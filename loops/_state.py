@@ -183,11 +183,19 @@ def _load(part: Any, value: Any, key: str, path: str | None) -> None:
         _check_kind(part, needed)
     except Exception as error:
         source = "" if path is None else f" from {path}"
-        error.add_note(
-            f"while restoring {key!r}{source}: is it made as it was when that was saved, of the "
-            "same class and sizes?"
-        )
+        error.add_note(f"while restoring {key!r}{source}: {_what_to_do(part, value)}")
         raise
+
+
+def _what_to_do(part: Any, value: Any) -> str:
+    saved = len(value.get("param_groups", ())) if isinstance(value, Mapping) else 0
+    here = len(getattr(part, "param_groups", ()))
+    if saved and here and saved != here:
+        return (
+            f"saved with {saved} parameter groups, here {here}: have all of them before the Run is "
+            "opened, those of later epochs too (frozen until then)"
+        )
+    return "is it made as it was when that was saved, of the same class and sizes?"
 
 
 def _is_torchs(part: Any) -> bool:

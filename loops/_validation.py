@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus.loops._batch import Body
 from eventbus.loops._closing import Ending, described, noted
 from eventbus.loops._generators import RandomGenerators
+from eventbus.loops._loader import keep_order, within_bar
 from eventbus.loops._metrics import Means, Metrics, prefixed
 from eventbus.loops._report import Report
 
@@ -81,6 +82,8 @@ class ValidationSpan:
         """A loop over the batches of one of its loaders begins, or is passed over."""
         place, loaders = f"validation {self.name} {len(self._places)}", self._spans.place.loaders
         self._places.append(place)
+        loader = within_bar(loader)
+        keep_order(loader)
         if self.is_behind and not self.is_gone_through:
             loaders.pass_over(place, loader)
         else:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from eventbus.loops._untold import note_told, note_untold
+
 __all__ = ["ResumableSampler"]
 
 
@@ -21,6 +23,9 @@ class ResumableSampler(Sampler[int]):
 
     What the workers draw by themselves (augmentation in the dataset, with `num_workers` above 0)
     follows the workers, which begin anew: the order is exact, their random numbers are others.
+
+    A `Run` sees it in the loader that `run.batches` is given, through tqdm too, but not in a `zip`,
+    `enumerate` or `islice` of loaders: there its epochs have one order, of which the Run warns.
 
     Parameters
     ----------
@@ -43,6 +48,8 @@ class ResumableSampler(Sampler[int]):
     >>> list(sampler) == whole[4:], list(sampler) == whole
     (True, True)
     """
+
+    _is_told = _has_begun = False  # here for those that were pickled without
 
     def __init__(
         self,
@@ -70,6 +77,8 @@ class ResumableSampler(Sampler[int]):
         Called again for the same epoch it keeps the place that `start_at` gave: Accelerate's
         loaders call it at the beginning of each pass.
         """
+        self._is_told = True
+        note_told(self)
         if epoch != self.epoch:
             self.epoch = epoch
             self._start = self._given = 0
@@ -81,6 +90,9 @@ class ResumableSampler(Sampler[int]):
         self._start = self._given = position
 
     def __iter__(self) -> Iterator[int]:
+        if self._has_begun and self.shuffle and not self._is_told:
+            note_untold(self)
+        self._has_begun = True
         start, self._start = self._start, 0
         self._given = start
         for index in self._order()[start:]:
@@ -113,6 +125,7 @@ class ResumableSampler(Sampler[int]):
                     f"the state is of a ResumableSampler with {name}={state[name]!r}; "
                     f"this one has {getattr(self, name)!r}"
                 )
+        self._is_told = True
         self.epoch = state["epoch"]
         self.start_at(state["position"])
 

@@ -10,6 +10,7 @@ from eventbus.handler_names import check_own_name
 from eventbus.loops._context import check_context, named_parts
 from eventbus.loops._counts import Counts
 from eventbus.loops._exchange import Wish, check_wish
+from eventbus.loops._frozen import Frozen
 from eventbus.loops._loop_over_batches import Batches
 from eventbus.loops._loop_over_epochs import Epochs
 from eventbus.loops._loop_over_steps import Steps
@@ -17,6 +18,7 @@ from eventbus.loops._loop_over_validation import Validation
 from eventbus.loops._metrics import Metrics
 from eventbus.loops._nested import detached
 from eventbus.loops._own_signals import check_not_own
+from eventbus.loops._redone import Redone
 from eventbus.loops._run_span import RunSpan
 from eventbus.loops._schedules import Schedules
 from eventbus.loops._validation import HeldValidation
@@ -130,6 +132,7 @@ class Run:
         self._name = name
         self._context = context
         self._parts = named_parts(context, state)
+        self._extra = {key: self._parts[key] for key in state or {}}
         self._counts = Counts()
         self._span: RunSpan | None = None
 
@@ -160,8 +163,9 @@ class Run:
         Parameters
         ----------
         loader
-            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0. Resumed
-            within the data: at once with `ResumableSampler` or torchdata's, else by reading again.
+            Any iterable. Its sampler's `set_epoch` is called with the epoch counted from 0; a `zip`
+            or `enumerate` of loaders hides it. Resumed within the data: at once with
+            `ResumableSampler` or torchdata's, else by reading again.
         accumulate
             Micro-batches per optimizer step: step where `run.boundary` is true, which it is on
             the last micro-batch of an epoch, too. A report is for one micro-batch; the step's
@@ -351,7 +355,8 @@ class Run:
             raise RuntimeError("a Run is opened once; make another one")
         span = RunSpan(self.bus, self._name, self._context, self._counts, self._ranks)
         self._span = span
-        span.spans.schedules = Schedules(self._parts)
+        span.spans.schedules, span.spans.frozen = Schedules(self._parts), Frozen(self._parts)
+        span.spans.redone = Redone(self._extra)
         span.open(self._parts)
         return self
 

@@ -239,11 +239,27 @@ def test_run_starts_afresh_and_says_so_where_all_are_damaged(
     assert "starts afresh" in caplog.text
 
 
-def test_completed_run_is_not_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
+def test_completed_run_is_not_gone_on_from_by_the_next_on_the_bus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path, resume="auto"))
     Training(bus).run(3)
     assert Training(bus).run(3).resumed_from is None
+    (message,) = caplog.messages
+    assert "which has come to its end on this bus: this one starts afresh" in message
+    assert "keep one Run open" in message
+
+
+def test_run_of_another_name_is_not_told_that_it_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = EventBus()
+    bus.attach(Checkpoint(tmp_path, resume="auto"))
+    for run in ("one", "other"):
+        assert Training(bus, run=run).run(2).resumed_from is None
+    (message,) = caplog.messages
+    assert message.endswith("can be gone on from: the run 'other' starts afresh")
 
 
 def test_failed_run_is_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:

@@ -55,6 +55,76 @@ def test_a_validation_that_a_stop_cut_draws_the_same_numbers_when_it_is_done_aga
     assert resumed == whole
 
 
+def losses_of(bus: EventBus, stop_at: int | None = None) -> list[tuple[int, float]]:
+    """Take the mean of a validation by hand, as most scripts do; it fails where there is none."""
+    taken = []
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            for _batch in run.batches([1, 2, 3]):
+                taken.append((run.step, random.random()))
+                if run.step == stop_at:
+                    bus.answer(Stop("SIGTERM"))
+                run.report(loss=0.0)
+            losses = []
+            for _batch in run.validate([1, 2]):
+                losses.append(random.random())
+                run.report(loss=losses[-1])
+            run.report(mean=sum(losses) / len(losses))
+    return taken
+
+
+def test_what_a_stop_has_cut_is_saved_though_the_body_fails_of_it(tmp_path: Path) -> None:
+    random.seed(1)
+    whole = losses_of(EventBus())
+    random.seed(1)
+    with pytest.raises(ZeroDivisionError) as failed:
+        losses_of(bus_saving_in(tmp_path), stop_at=5)
+    (note,) = failed.value.__notes__
+    assert note.startswith("run.validate gave not all batches of 'val'")
+    assert "if not run.interrupted:" in note
+    assert "run.metrics['val_loss']" in note
+    random.seed(2)
+    assert losses_of(bus_saving_in(tmp_path)) == whole[5:]
+
+
+def test_a_body_that_fails_of_a_validation_that_was_done_before_is_told_where_its_result_is(
+    tmp_path: Path,
+) -> None:
+    def live() -> None:
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, on="validation_done", best=None, resume="auto"))
+        bus.on("validation_done", when=at(1), priority=-10_000)(fail)
+        losses_of(bus)
+
+    def fail() -> None:
+        raise RuntimeError("lost the device")
+
+    with pytest.raises(RuntimeError):
+        live()
+    with pytest.raises(ZeroDivisionError) as failed:
+        live()
+    (note,) = failed.value.__notes__
+    assert note.startswith("validation 'val' was done before the checkpoint")
+    assert note.endswith("take its result from run.metrics['val_loss']")
+
+
+def test_a_body_that_fails_in_a_later_epoch_is_not_told_of_a_validation(tmp_path: Path) -> None:
+    def live(fail_in: int) -> None:
+        bus = EventBus()
+        bus.attach(Checkpoint(tmp_path, on="validation_done", best=None, resume="auto"))
+        with Run(bus) as run:
+            for epoch in run.epochs(3):
+                for _batch in run.validate([1]):
+                    run.report(loss=0.0)
+                if epoch == fail_in:
+                    raise ValueError("bad")
+
+    for fail_in in (1, 2):
+        with pytest.raises(ValueError, match="bad") as failed:
+            live(fail_in)
+        assert not hasattr(failed.value, "__notes__")
+
+
 class Drawing:
     """Batches that are drawn as they are loaded; the signal comes within one."""
 

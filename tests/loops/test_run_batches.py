@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from eventbus import EventBus, RestoredState, SkipBatch, Stop, StopEpoch
-from eventbus.loops import Run
+from eventbus.loops import ResumableSampler, Run
 from eventbus.loops._generators import RandomGenerators
 
 from .transcripts import Transcript, answer_on
@@ -194,6 +194,20 @@ def test_samplers_are_told_the_epoch_counted_from_zero(bus: EventBus) -> None:
                 pass
             seen.append(sampler.epoch)
     assert seen == [0, 1]
+
+
+def test_samplers_within_a_bar_of_tqdm_are_told_the_epoch(bus: EventBus) -> None:
+    bar = pytest.importorskip("tqdm").tqdm
+    data = TensorDataset(torch.arange(6))
+    loader = DataLoader(data, sampler=ResumableSampler(data))
+    with Run(bus) as run:
+        seen = [
+            [int(batch) for (batch,) in run.batches(bar(loader, disable=True))]
+            for _ in run.epochs(2)
+        ]
+    first, second = ResumableSampler(6), ResumableSampler(6)
+    second.set_epoch(1)
+    assert seen == [list(first), list(second)]
 
 
 def test_samplers_behind_a_batch_sampler_are_told_the_epoch_once(bus: EventBus) -> None:

@@ -456,6 +456,40 @@ def test_an_exception_in_the_body_closes_every_span_and_goes_on(
     assert transcript.of("run_failed")[0]["exception"] is error
 
 
+def test_an_epoch_that_a_stop_has_cut_is_interrupted_for_that_where_its_body_fails_then(
+    bus: EventBus, transcript: Transcript
+) -> None:
+    def body() -> None:
+        with Run(bus) as run:
+            for _ in run.epochs(2):
+                for _ in run.batches(BATCHES):
+                    run.report(loss=1.0)
+                raise ValueError("no mean of nothing")
+
+    answer_on(bus, "batch_finished", Stop("enough"), step=1)
+    caught(ValueError, body)
+    assert transcript.after("batch_finished")[1:] == [
+        "epoch_interrupted 1.1 (enough)",
+        "run_failed 1.1",
+        "run_closed (failed)",
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_an_exception_within_a_step_is_why_the_epoch_is_interrupted_though_a_stop_is_pending(
+    bus: EventBus, transcript: Transcript, error: BaseException
+) -> None:
+    def body() -> None:
+        with Run(bus) as run:
+            for _ in run.epochs(2):
+                for _ in run.batches(BATCHES):
+                    bus.answer(Stop("enough"))
+                    raise error
+
+    caught(type(error), body)
+    assert "(enough)" not in transcript.after("batch_started")[2]
+
+
 def test_an_exception_after_the_report_leaves_the_batch_finished(
     bus: EventBus, transcript: Transcript
 ) -> None:

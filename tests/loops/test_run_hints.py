@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from eventbus import EventBus, Stop
-from eventbus.loops import Run
+from eventbus.loops import ResumableSampler, Run
 from eventbus.signals import backward_finished
 
 from .transcripts import answer_on
@@ -116,4 +119,61 @@ def test_a_loop_with_backward_finished_is_told_nothing(
         for _ in run.batches([1, 2, 3]):
             emitter = run if by == "run" else bus
             emitter.emit(signal, step=run.step, epoch=0)
+    assert warnings.messages == []
+
+
+def sampled(size: int = 4, **options: Any) -> Any:
+    sampler = ResumableSampler(size, **options)
+    return DataLoader(range(size), 2, sampler=sampler)  # type: ignore[arg-type]  # a range is a dataset
+
+
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "zip": lambda loader: zip(loader, sampled(6, shuffle=False), strict=False),
+    "islice": lambda loader: islice(loader, 2),
+    "enumerate": enumerate,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_sampler_that_is_told_no_epoch_is_told_of_once_in_the_second(
+    kind: str, bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    loader, told = sampled(), []
+    with Run(bus) as run:
+        for _ in run.epochs(4):
+            told.append(len(warnings.messages))
+            for _ in run.batches(WRAPPERS[kind](loader)):
+                run.report(loss=1.0)
+    assert told == [0, 0, 1, 1]
+    assert "a ResumableSampler began the same order again" in warnings.text
+
+
+def test_a_sampler_beside_run_batches_is_told_of_too(
+    bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    beside = sampled()
+    with Run(bus) as run:
+        for _ in run.epochs(2):
+            for _ in zip(run.batches(sampled()), beside, strict=False):
+                run.report(loss=1.0)
+    assert len(warnings.messages) == 1
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_sampler_that_is_to_give_one_order_is_not_told_of(
+    shuffle: bool, bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    train_data, validated, told = sampled(), sampled(shuffle=shuffle), sampled(shuffle=shuffle)
+    by_hand = sampled()
+    for _ in range(3):
+        list(by_hand)
+    with Run(bus) as run:
+        for epoch in run.epochs(3):
+            told.sampler.set_epoch(epoch)
+            for _ in run.batches(train_data):
+                run.report(loss=1.0)
+            for _ in enumerate(told):
+                pass
+            for _ in run.validate(validated):
+                run.report(loss=1.0)
     assert warnings.messages == []

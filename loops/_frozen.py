@@ -1,0 +1,55 @@
+"""Which parameters are not trained: no state holds it, and what frees some may not come again.
+
+A body that frees some of them `if epoch == 3:` does not do it in a run that is resumed after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from eventbus.loops._model_state import PlainModelState
+
+__all__ = ["Frozen"]
+
+
+class Frozen:
+    """The parameters of a run's models that are not trained.
+
+    Parameters
+    ----------
+    parts
+        What has a state, by key; the models among it are meant.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._models = {
+            key: part for key, part in parts.items() if isinstance(part, PlainModelState)
+        }
+        self._before: Mapping[str, Sequence[str]] = {}
+        self._opened: Mapping[str, Sequence[str]] = {}
+
+    def state(self) -> dict[str, list[str]]:
+        """Return their names, by the key of the model."""
+        return {key: model.frozen() for key, model in self._models.items()}
+
+    def restore(self, state: Mapping[str, Sequence[str]]) -> None:
+        """Remember which they were, and which they are before a body is entered."""
+        self._before, self._opened = state, self.state()
+
+    def differences(self) -> Iterator[str]:
+        """Say where they are others than in the checkpoint and nothing has changed them since."""
+        for key, now in self.state().items():
+            before = self._before.get(key, now)
+            if now == self._opened.get(key):
+                yield from _difference(key, before, now, "trained", "frozen")
+                yield from _difference(key, now, before, "frozen", "trained")
+
+
+def _difference(
+    key: str, one: Sequence[str], other: Sequence[str], was: str, is_now: str
+) -> Iterator[str]:
+    names = [name for name in other if name not in set(one)]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]!r}{more} of {key!r} {was} when it was saved, {is_now} here"

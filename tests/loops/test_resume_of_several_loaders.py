@@ -1,0 +1,386 @@
+"""Loaders read in turns at one place, and samplers of one's own: a resumed run has their orders."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+
+from eventbus import EventBus
+from eventbus.handlers import Checkpoint
+from eventbus.handlers._checkpoint_files import Folder, load_newest
+from eventbus.handlers._files import Files
+from eventbus.loops import ResumableSampler, Run
+
+EPOCHS, SAMPLES = 6, 8
+
+Orders = dict[int, list[list[int]]]
+Read = Callable[[int], Iterable[Any]]
+"""What an epoch reads."""
+
+
+class Cut(BaseException):
+    """The process is gone: nothing after it is written."""
+
+
+def loader(seed: int, samples: int = SAMPLES, **options: Any) -> Iterable[Any]:
+    own = torch.Generator().manual_seed(seed)
+    return DataLoader(range(samples), 4, shuffle=True, generator=own, **options)  # type: ignore[arg-type]  # a range is a dataset
+
+
+def train(
+    folder: Path, make: Callable[[], Read], cut: int | None = None, on: str = "epoch_finished"
+) -> Orders:
+    """Train; cut before a step's report. The order of each epoch."""
+    torch.manual_seed(0)
+    bus, read, orders = EventBus(), make(), Orders()
+    bus.attach(Checkpoint(folder, on=on, best=None, resume="auto"))
+    with Run(bus, model=nn.Linear(1, 1)) as run:
+        for epoch in run.epochs(EPOCHS):
+            for batch in run.batches(read(epoch)):
+                if run.step == cut:
+                    raise Cut
+                orders.setdefault(epoch, []).append(batch.tolist())
+                run.report(loss=1.0)
+    return orders
+
+
+def assert_goes_on(folder: Path, make: Callable[[], Read], cut: int, on: str) -> None:
+    """Of an epoch that was cut the resumed run has the rest."""
+    whole = train(folder / "whole", make, on=on)
+    with pytest.raises(Cut):
+        train(folder / "run", make, cut, on)
+    for epoch, order in train(folder / "run", make, on=on).items():
+        assert order == whole[epoch][-len(order) :], epoch
+
+
+def stages() -> Read:
+    easy, hard = loader(1, 4), loader(2)
+    return lambda epoch: easy if epoch <= 2 else hard
+
+
+def stages_of_one_size() -> Read:
+    easy, hard = loader(1), loader(2)
+    return lambda epoch: easy if epoch <= 2 else hard
+
+
+def stages_of_one_seed() -> Read:
+    easy, hard = loader(1, 4), loader(1)
+    return lambda epoch: easy if epoch <= 2 else hard
+
+
+def in_turns() -> Read:
+    both = loader(1), loader(2)
+    return lambda epoch: both[epoch % 2]
+
+
+def in_turns_of_one_seed() -> Read:
+    both = loader(1, 4), loader(1)
+    return lambda epoch: both[epoch % 2]
+
+
+def in_turns_with_what_keeps_nothing() -> Read:
+    plain: Any = DataLoader(range(SAMPLES), 4)  # type: ignore[arg-type]  # as above
+    own = loader(1)
+    return lambda epoch: (own, plain)[epoch % 2]
+
+
+def made_anew_of_one_seed() -> Read:
+    return lambda epoch: loader(1)
+
+
+def made_anew_of_one_seed_and_held() -> Read:
+    held: list[Iterable[Any]] = []
+
+    def read(epoch: int) -> Iterable[Any]:
+        held.append(loader(1))
+        return held[-1]
+
+    return read
+
+
+def made_anew_of_two_seeds() -> Read:
+    return lambda epoch: loader(epoch % 2)
+
+
+MAKERS = [
+    stages,
+    stages_of_one_size,
+    stages_of_one_seed,
+    in_turns,
+    in_turns_of_one_seed,
+    in_turns_with_what_keeps_nothing,
+    made_anew_of_one_seed,
+    made_anew_of_one_seed_and_held,
+    made_anew_of_two_seeds,
+]
+
+
+# After one epoch a loader that is made anew with one seed looks like one that goes on.
+AFTER_AN_EPOCH = [
+    *((make, 1) for make in MAKERS if not make.__name__.startswith("made_anew_of_one_seed")),
+    *((make, epochs) for make in MAKERS for epochs in (2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(("make", "epochs_done"), AFTER_AN_EPOCH)
+def test_loaders_read_in_turns_have_their_orders_after_an_epoch(
+    make: Callable[[], Read], epochs_done: int, tmp_path: Path
+) -> None:
+    whole = train(tmp_path / "counted", make)
+    cut = sum(len(whole[epoch]) for epoch in range(1, epochs_done + 1)) + 1
+    assert_goes_on(tmp_path, make, cut, "epoch_finished")
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_loaders_read_in_turns_have_their_orders_within_an_epoch(
+    make: Callable[[], Read], tmp_path: Path
+) -> None:
+    for cut in (6, 8):
+        assert_goes_on(tmp_path / str(cut), make, cut, "batch_finished")
+
+
+def test_loaders_read_in_turns_have_their_orders_in_the_third_life(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", in_turns)
+    for epochs_done in (2, 3, 4):
+        with pytest.raises(Cut):
+            train(tmp_path / "run", in_turns, 2 * epochs_done + 1)
+    last = train(tmp_path / "run", in_turns)
+    assert last == {epoch: whole[epoch] for epoch in (5, 6)}
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, logger="eventbus.loops")
+    return caplog
+
+
+def test_loaders_read_in_turns_that_cannot_be_told_apart_are_told_of(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Read:
+        both = loader(1), loader(1)
+        return lambda epoch: both[epoch % 2]
+
+    with pytest.raises(Cut):
+        train(tmp_path, make, 9)
+    assert told.messages == []
+    train(tmp_path, make)
+    (message,) = told.messages
+    assert message.startswith("2 loaders that are read in turns have generators of one seed")
+
+
+def test_the_next_stage_of_a_curriculum_is_told_of_only_where_it_looks_like_the_one_before(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Cut):
+        train(tmp_path / "stages", stages, 3)
+    train(tmp_path / "stages", stages)
+    assert told.messages == []
+    with pytest.raises(Cut):
+        train(tmp_path / "of one size", stages_of_one_size, 5)
+    train(tmp_path / "of one size", stages_of_one_size)
+    (message,) = told.messages
+    assert "began with seed 1 before the checkpoint and has seed 2 here" in message
+
+
+def test_a_checkpoint_that_kept_one_loader_for_each_place_is_gone_on_from(tmp_path: Path) -> None:
+    def make() -> Read:
+        own = loader(1)
+        return lambda epoch: own
+
+    whole = train(tmp_path / "whole", make)
+    with pytest.raises(Cut):
+        train(tmp_path / "run", make, 7)
+    saves = Folder(tmp_path / "run", Files())
+    saved, state = load_newest(saves.path, saves.files)
+    kept = state["loop"]["position"]["loaders"]["batches 0"]
+    del kept["others"], kept["samples"]
+    saves.commit(saved.manifest, state)
+    assert train(tmp_path / "run", make) == {epoch: whole[epoch] for epoch in (4, 5, 6)}
+
+
+# -- samplers of one's own
+
+
+class Own(Sampler[int]):
+    """Draws from what it holds under a name of its own."""
+
+    def __init__(self, rng: Any, draw: Callable[[Any], Sequence[int]]) -> None:
+        self.rng, self.draw = rng, draw
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.draw(self.rng)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+
+class Stateful(Own):
+    """May be given to a Run as `state=`, too."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rng": self.rng.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rng.setstate(state["rng"])
+
+
+def torchs(rng: torch.Generator) -> list[int]:
+    order: list[int] = torch.randperm(SAMPLES, generator=rng).tolist()
+    return order
+
+
+def numpys(rng: Any) -> list[int]:
+    order: list[int] = rng.permutation(SAMPLES).tolist()
+    return order
+
+
+def pythons(rng: random.Random) -> list[int]:
+    return rng.sample(range(SAMPLES), SAMPLES)
+
+
+SAMPLERS: dict[str, Callable[[], Own]] = {
+    "torch.Generator": lambda: Own(torch.Generator().manual_seed(1), torchs),
+    "numpy.random.Generator": lambda: Own(np.random.default_rng(1), numpys),
+    "numpy.random.Generator of MT19937": lambda: Own(
+        np.random.Generator(np.random.MT19937(1)), numpys
+    ),
+    "numpy.random.RandomState": lambda: Own(np.random.RandomState(1), numpys),
+    "random.Random": lambda: Own(random.Random(1), pythons),
+}
+
+
+def of_sampler(kind: str) -> Callable[[], Read]:
+    def make() -> Read:
+        own: Any = DataLoader(range(SAMPLES), 4, sampler=SAMPLERS[kind]())  # type: ignore[arg-type]  # as above
+        return lambda epoch: own
+
+    return make
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("on", ["epoch_finished", "batch_finished"])
+def test_a_sampler_goes_on_from_the_generator_that_it_holds(
+    kind: str, on: str, tmp_path: Path
+) -> None:
+    for cut in (3, 6, 9):  # after one epoch, within the third, after four
+        assert_goes_on(tmp_path / str(cut), of_sampler(kind), cut, on)
+
+
+def test_samplers_read_in_turns_are_told_apart_by_their_generators(tmp_path: Path) -> None:
+    def make() -> Read:
+        samplers = [Own(np.random.default_rng(seed), numpys) for seed in (1, 2)]
+        both: list[Any] = [DataLoader(range(SAMPLES), 4, sampler=one) for one in samplers]  # type: ignore[arg-type]  # as above
+        return lambda epoch: both[epoch % 2]
+
+    for cut in (3, 5, 7):
+        assert_goes_on(tmp_path / str(cut), make, cut, "epoch_finished")
+
+
+def test_a_held_generator_that_each_epoch_seeds_anew_is_left_to_it(tmp_path: Path) -> None:
+    def make() -> Read:
+        own = Own(random.Random(), pythons)
+        read: Iterable[Any] = DataLoader(range(SAMPLES), 4, sampler=own)  # type: ignore[arg-type]  # as above
+
+        def seeded(epoch: int) -> Iterable[Any]:
+            own.rng.seed(epoch)
+            return read
+
+        return seeded
+
+    for cut in (3, 5, 7):
+        assert_goes_on(tmp_path / str(cut), make, cut, "epoch_finished")
+
+
+def test_a_sampler_that_state_has_given_back_is_as_it_was_left(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    def live(folder: Path, cut: int | None = None) -> Orders:
+        sampler = Stateful(random.Random(1), pythons)
+        read: Any = DataLoader(range(SAMPLES), 4, sampler=sampler)  # type: ignore[arg-type]  # as above
+        bus, orders = EventBus(), Orders()
+        bus.attach(Checkpoint(folder, best=None, resume="auto"))
+        with Run(bus, model=nn.Linear(1, 1), state={"sampler": sampler}) as run:
+            for epoch in run.epochs(EPOCHS):
+                for batch in run.batches(read):
+                    if run.step == cut:
+                        raise Cut
+                    orders.setdefault(epoch, []).append(batch.tolist())
+                    run.report(loss=1.0)
+        return orders
+
+    whole = live(tmp_path / "whole")
+    with pytest.raises(Cut):
+        live(tmp_path / "run", 7)
+    assert live(tmp_path / "run") == {epoch: whole[epoch] for epoch in (4, 5, 6)}
+    assert told.messages == []
+
+
+@pytest.mark.parametrize("on", ["epoch_finished", "batch_finished"])
+def test_a_loader_within_a_bar_of_tqdm_goes_on(on: str, tmp_path: Path) -> None:
+    bar = pytest.importorskip("tqdm").tqdm
+
+    def within_bar(own: Iterable[Any]) -> Read:
+        wrap: Callable[..., Iterable[Any]] = bar
+        return lambda epoch: wrap(own, disable=True)
+
+    def sampled() -> Iterable[Any]:
+        sampler = ResumableSampler(SAMPLES)
+        own: Iterable[Any] = DataLoader(range(SAMPLES), 4, sampler=sampler)  # type: ignore[arg-type]  # as above
+        return own
+
+    assert_goes_on(tmp_path / "generator", lambda: within_bar(loader(1)), 6, on)
+    assert_goes_on(tmp_path / "sampler", lambda: within_bar(sampled()), 6, on)
+
+
+class Unseen(Sampler[int]):
+    """Goes on from pass to pass by what no Run can know."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        yield from range(SAMPLES)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+
+def of_unseen() -> Read:
+    own: Any = DataLoader(range(SAMPLES), 4, sampler=Unseen())  # type: ignore[arg-type]  # as above
+    return lambda epoch: own
+
+
+def zipped() -> Read:
+    own = loader(1)
+    return lambda epoch: map(torch.clone, own)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (of_unseen, "the order of Unseen is exact only where it is drawn from the global"),
+        (zipped, "the samplers and generators within the map cannot be seen"),
+    ],
+)
+@pytest.mark.parametrize("on", ["epoch_finished", "batch_finished"])
+def test_an_order_that_comes_from_what_cannot_be_seen_is_told_of_once(
+    make: Callable[[], Read], words: str, on: str, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Cut):
+        train(tmp_path, make, 6, on)
+    assert told.messages == []
+    train(tmp_path, make, on=on)
+    (message,) = told.messages
+    assert words in message
+    assert ("read again and dropped" in message) == (on == "batch_finished")
