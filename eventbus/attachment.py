@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,8 @@ from eventbus.errors import AttachError
 from eventbus.handle import Handle
 from eventbus.handler_names import is_same, label_of, name_of
 from eventbus.marks import Mark, find_marks
+from eventbus.signal_names import is_pattern
+from eventbus.signals import STANDARD
 from eventbus.state import StatePart, has_state
 from eventbus.subscription import Options
 from eventbus.worker import Worker
@@ -130,7 +133,10 @@ class Planned(NamedTuple):
     @property
     def is_life(self) -> bool:
         """Whether it opens, starts or closes the handler, rather than being what it is for."""
-        return all(signal.startswith("run_") for signal in self.mark.signals)
+        return all(
+            signal.startswith("run_") and (signal in STANDARD or is_pattern(signal))
+            for signal in self.mark.signals
+        )
 
 
 def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, Any]) -> Attachment:
@@ -147,10 +153,10 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
         )
     _check_state_name(bus, attachment.name, stateful)
     try:
-        only_life = all(each.is_life for each in planned)
+        only_life = all(each.is_life for each in planned if not each.mark.always)
         for each in planned:
             chosen = overrides
-            if each.is_life and not only_life:
+            if each.mark.always or (each.is_life and not only_life):
                 chosen = {key: value for key, value in overrides.items() if key not in _NOT_OF_LIFE}
             subscription = _subscribe(bus, each, attachment, chosen)
             attachment.subscriptions.append(subscription)
@@ -167,8 +173,16 @@ def attach(bus: EventBus, thing: Any, name: str | None, overrides: Mapping[str, 
 def _tell(thing: Any, hook: str, bus: EventBus) -> None:
     """Tell the thing itself that it is attached or detached, where it wants to know."""
     tell = getattr(thing, hook, None)
-    if callable(tell):
-        tell(bus)
+    if not callable(tell):
+        return
+    try:
+        inspect.signature(tell).bind(bus)
+    except TypeError as error:
+        message = f"{name_of(thing)}.{hook} is called with the bus: write {hook}(self, bus)"
+        raise AttachError(message, handler=name_of(thing)) from error
+    except ValueError:
+        pass  # no signature to read
+    tell(bus)
 
 
 def _plan(

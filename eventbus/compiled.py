@@ -3,8 +3,8 @@
 A loop over handlers, tests of filters and look-ups cost more than the handlers themselves. So for
 a plan that has settled, source like this is written, compiled once, and called instead::
 
-    def emit(_first=None, epoch=..., step=..., loss=...):     # by name; `...` was not sent
-        if _underway.busy or _first is not None or step is ... or loss is ...:
+    def emit(_first=..., epoch=..., step=..., loss=...):      # by name; `...` was not sent
+        if _underway.busy or _first is not ... or step is ... or loss is ...:
             return _slow({'epoch': epoch, 'step': step, 'loss': loss}, _first)
         _underway.busy = True
         try:

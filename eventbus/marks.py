@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from eventbus.declaration import Declaration
 from eventbus.errors import AttachError
 
-__all__ = ["Mark", "find_marks", "handles"]
+__all__ = ["Mark", "find_marks", "handles", "hears_always"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "__eventbus_marks__"
@@ -27,6 +27,8 @@ class Mark(NamedTuple):
     name: str | None = None
     on_error: Any = None
     background: Any = None
+    always: bool = False
+    """What `bus.attach` is given as `when=` and `priority=` leaves it as it is."""
 
 
 def handles(
@@ -64,8 +66,17 @@ def handles(
     if not signals or not all(isinstance(s, str | Declaration) for s in signals):
         raise TypeError("handles takes the names of signals: @handles('epoch_finished')")
     names = tuple(s if isinstance(s, str) else s.name for s in signals)
-    mark = Mark(names, when, priority, sender, name, on_error, background)
+    return _putting(Mark(names, when, priority, sender, name, on_error, background))
 
+
+def hears_always(
+    *signals: str, when: Any = None, priority: int | None = None, on_error: Any = None
+) -> Callable[[F], F]:
+    """Mark what a handler has to know whatever it is to act on: `bus.attach` filters it not."""
+    return _putting(Mark(signals, when, priority, on_error=on_error, always=True))
+
+
+def _putting(mark: Mark) -> Callable[[F], F]:
     def put(target: F) -> F:
         # on a bound method the instance's mark is in place of the class's
         stacked = () if isinstance(target, MethodType) else getattr(target, _ATTRIBUTE, ())

@@ -121,9 +121,9 @@ class Port(Generic[P]):
                 raise
         return None
 
-    def slow(self, fields: dict[str, Any], by_position: Any = None) -> Answers:
+    def slow(self, fields: dict[str, Any], by_position: Any = ...) -> Answers:
         """Emit what the compiled function leaves to the interpreter."""
-        if by_position is not None:
+        if by_position is not ...:
             raise self._not_by_name(by_position)
         # The compiled function's own frame is no emission that this one could be inside of.
         return self.interpret(fields, sys._getframe(1).f_back)

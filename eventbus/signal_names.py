@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +16,9 @@ NEVER_IN_PATTERNS = ("handler_failed", "state_requested", "state_restored", "sta
 
 NEAR = 0.8
 """From this likeness on (0 to 1, difflib's ratio), a name is taken for a slip of a declared one."""
+
+SHORTEST = 4
+"""Of fewer letters a word is not looked at for slips: `x_done` is not `xs_done`."""
 
 NEAR_IN_PATTERNS = 0.85
 """The same for a part of a name: a few letters are soon alike, as in `test_` and `text_`."""
@@ -61,7 +63,6 @@ _ELSEWHERE = {
 }
 """The names as a whole that mean another thing than their words, in lower case."""
 
-_DIGITS = re.compile(r"\d+")
 _TRAINING = ("train", "training", "fit")
 _SPANS = ("epoch", "batch", "validation", "backward")
 
@@ -163,13 +164,32 @@ def near_declared(name: str, own: Iterable[str] = ()) -> str | None:
 
     scored = [
         (SequenceMatcher(None, name.lower(), known).ratio(), known)
-        for known in (*STANDARD, *own)
-        if abs(len(known) - len(name)) <= 3 and not _is_numbered_like(known, name)
+        for known in STANDARD
+        if abs(len(known) - len(name)) <= 3
     ]
     ratio, near = max(scored, default=(0.0, ""))
-    return near if ratio >= NEAR else None
+    if ratio >= NEAR:
+        return near
+    return next((known for known in own if _is_slip(name.lower(), known)), None)
 
 
-def _is_numbered_like(one: str, other: str) -> bool:
-    """Tell whether names differ by their numbers: `layer_1_done` is no slip of `layer_2_done`."""
-    return _DIGITS.sub("0", one) == _DIGITS.sub("0", other)
+def _is_slip(name: str, known: str) -> bool:
+    """Tell whether one word has two letters swapped, or one more or less, and all others are it.
+
+    One's own names have their like on purpose: `layer_1_done` and `layer_2_done`, `loss_a` and
+    `loss_b`, `rollout_started` and `rollout_stored` are no slips of each other.
+    """
+    pairs = [
+        pair for pair in zip(name.split("_"), known.split("_"), strict=False) if len(set(pair)) > 1
+    ]
+    if name.count("_") != known.count("_") or len(pairs) != 1:
+        return False
+    short, long = sorted(pairs[0], key=len)
+    if len(short) < SHORTEST:
+        return False
+    if len(short) == len(long):
+        swapped = (
+            short[:i] + short[i + 1] + short[i] + short[i + 2 :] for i in range(len(short) - 1)
+        )
+        return long in swapped
+    return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))

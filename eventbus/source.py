@@ -88,11 +88,11 @@ class Writer:
         # All have a default: what is not sent the interpreter fills in, or words the failure. To
         # take them by keyword alone would cost more than the one that stands in front of them.
         fields = [f"{name}=..." for name in self.fields]
-        self._put(0, f"def emit({', '.join(['_eb_first=None', *fields])}):")
+        self._put(0, f"def emit({', '.join(['_eb_first=...', *fields])}):")
         looked_at = {self.clock} if self._is_filtered else set()  # by `_check_clock`
         asked = [name for name in self._required() if name not in looked_at]
         unsent = [f"{name} is ..." for name in asked]
-        tests = ["_eb_underway.busy", "_eb_first is not None", *unsent]
+        tests = ["_eb_underway.busy", "_eb_first is not ...", *unsent]
         self._put(1, f"if {' or '.join(tests)}:")
         self._put(2, f"return _eb_slow({self._sent()}, _eb_first)")
 

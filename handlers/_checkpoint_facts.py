@@ -18,24 +18,22 @@ __all__ = ["draft_of", "has_other_ranks", "run_name", "stop_reason"]
 
 
 def draft_of(
-    event: Event, monitor: Monitor | None, series: str | None, stale: str | None = None
+    event: Event, monitor: Monitor | None, series: str | None, *, is_stale: bool = False
 ) -> Manifest:
     """Gather what the manifest says of a save on this signal; the files are not known yet.
 
     Parameters
     ----------
-    stale
-        The metric that is left out, since it tells of other weights.
+    is_stale
+        The monitored metric tells of other weights: the save is no candidate for the best.
     """
     import torch
-
-    metrics = as_numbers(event.fields.get("metrics"))
 
     return Manifest(
         id=secrets.token_hex(16),
         epoch=event.fields.get("epoch"),
         step=event.fields.get("step"),
-        metrics={key: value for key, value in metrics.items() if key != stale},
+        metrics=as_numbers(event.fields.get("metrics")),
         run_id=event.context.get("run_id"),
         run=run_name(event),
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,10 +42,15 @@ def draft_of(
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
-        best=None if monitor is None else {"metric": monitor.metric, "mode": monitor.mode},
+        best=None if monitor is None else _rule(monitor, is_stale),
         series=series,
         whole=_is_whole(event),
     )
+
+
+def _rule(monitor: Monitor, is_stale: bool) -> dict[str, str]:
+    rule = {"metric": monitor.metric, "mode": monitor.mode}
+    return {**rule, "stale": "of other weights"} if is_stale else rule
 
 
 def _is_whole(event: Event) -> bool:

@@ -66,7 +66,7 @@ class Manifest:
     epoch, step
         Counted from 1; None where the signal that it was saved on did not tell.
     metrics
-        As the signal carried them; without that of `best` where it told of other weights.
+        As the signal carried them.
     run_id, run
         The id and the name of the run that wrote it.
     saved_at
@@ -77,7 +77,7 @@ class Manifest:
         Each file of the checkpoint but the manifest, by its plain name.
     best
         The `metric` by which the best checkpoint is kept, and the `mode`: "min" or "max"; None
-        where none is.
+        where none is. With `stale` it tells of other weights: this one is no candidate.
     series
         Random, one for all that a handler saves in one run.
     whole
@@ -98,6 +98,11 @@ class Manifest:
     series: str | None = None
     whole: bool = False
     format: int = FORMAT
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether its metrics are of its own weights, so that it may be the best."""
+        return "stale" not in (self.best or {})
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -11,12 +11,15 @@ from ._monitor import Monitor
 
 __all__ = ["Measured"]
 
+_MEASURES = ("epoch_finished", "validation_done")
+
 
 class Measured:
     """Tells metrics that were just measured from the last ones there were.
 
     A signal that the user chose carries what was measured of the weights as they are. The end of a
     run, which is saved besides, carries the last of each: the model may have been trained since.
+    It has not where the metric came at the very step that is saved.
 
     Parameters
     ----------
@@ -27,17 +30,15 @@ class Measured:
 
     Attributes
     ----------
-    sparse
-        Those of them that tell of an epoch or a validation, and are worth to hear each time.
+    signals
+        On which the metric may come. Where the user chose the end of epochs, or of validations, a
+        `Stop` may be answered to the one before the other comes.
     """
 
     def __init__(self, monitor: Monitor | None, signals: Iterable[str]) -> None:
-        self._monitor, self._signals = monitor, tuple(signals)
-        self.sparse = [
-            name
-            for name in ("epoch_finished", "validation_done")
-            if any(covers(signal, name) for signal in self._signals)
-        ]
+        self._monitor, self._chosen = monitor, tuple(signals)
+        measures = any(map(self._is_chosen, _MEASURES))
+        self.signals = tuple(dict.fromkeys((*self._chosen, *(_MEASURES if measures else ()))))
         self._step: int | None = None
 
     def forget(self) -> None:
@@ -46,25 +47,30 @@ class Measured:
 
     def hear(self, event: Event) -> None:
         """Note at which step the metric came, whether or not a save is due; it is not read."""
-        monitor = self._monitor
-        if monitor is not None and monitor.notice(event.fields.get("metrics") or {}):
-            monitor.seen = True
+        monitor, metrics = self._monitor, event.fields.get("metrics")
+        if monitor is None or not metrics:
+            return
+        if self._is_chosen(event.name):
+            monitor.seen |= monitor.notice(metrics)
+        if monitor.metric in metrics:
             self._step = event.fields.get("step")
 
-    def read(self, event: Event) -> str | None:
-        """Read the metric on a signal that a save is made on.
+    def is_stale(self, event: Event) -> bool:
+        """Read the metric on a signal that a save is made on, where it tells of what is saved.
 
         Returns
         -------
-        str or None
-            Its key, where what the signal carries under it is no news of what is saved: it was
-            measured at another step, or the save of that step has it already.
+        bool
+            What the signal carries under it is no news: it was measured at another step, or the
+            save of that step has it already.
         """
         monitor, step, self._step = self._monitor, self._step, None
         if monitor is None:
-            return None
-        is_chosen = any(covers(signal, event.name) for signal in self._signals)
-        if not is_chosen and (step is None or step != event.fields.get("step")):
-            return monitor.metric
+            return False
+        if not self._is_chosen(event.name) and (step is None or step != event.fields.get("step")):
+            return True
         monitor.read(event.fields.get("metrics"))
-        return None
+        return False
+
+    def _is_chosen(self, name: str) -> bool:
+        return any(covers(signal, name) for signal in self._chosen)

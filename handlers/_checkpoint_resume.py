@@ -28,6 +28,12 @@ _AFRESH_ON_THE_BUS = (
 )
 
 
+_AFRESH_BESIDE = (
+    "the checkpoints in %s of the run %r are older than the end of another run on this bus: this "
+    "one starts afresh (to have each find its own write {run} in the path)"
+)
+
+
 @dataclass
 class Resume:
     """What a handler was told about resuming: "auto", "never" or a path.
@@ -37,14 +43,15 @@ class Resume:
     template
         The directory as it was given, before the run's id and name are put into it.
     ended
-        By directory, the newest save when a run of this process came to its end there.
+        By directory, the newest save when a run of this process came to its end there, and the
+        names of those runs.
     opened
         The ids of runs that are open, whose opening was heard.
     """
 
     wish: str | Path
     template: str
-    ended: dict[Path, int] = field(default_factory=dict)
+    ended: dict[Path, tuple[int, frozenset[str | None]]] = field(default_factory=dict)
     opened: set[str | None] = field(default_factory=set)
     has_warned: bool = False
 
@@ -55,18 +62,17 @@ class Resume:
             return None
         if isinstance(self.wish, Path):
             return load_newest(self.wish, folder.files)
-        wanted = _Wanted(
-            event.context.get("run_id"), run_name(event), self.ended.get(folder.path, 0)
-        )
+        ended, names = self.ended.get(folder.path, (0, frozenset()))
+        wanted = _Wanted(event.context.get("run_id"), run_name(event), ended)
         # One rank alone tidies up; the others, a moment later, find gone what is damaged.
         tidies = current_rank() == 0
         found = folder.newest_loadable(wanted, quarantine=tidies)
         if tidies:
             folder.sweep()  # what the process that this one goes on for has left unfinished
         if found is None and folder.newest_number():
-            logger.warning(
-                _AFRESH_ON_THE_BUS if wanted.is_over else _AFRESH, folder.path, wanted.run
-            )
+            is_of_another = wanted.is_over and wanted.run not in names
+            text = _AFRESH_BESIDE if is_of_another else _AFRESH_ON_THE_BUS
+            logger.warning(text if wanted.is_over else _AFRESH, folder.path, wanted.run)
         elif found is None and tidies:
             self._warn_of_others(event, folder)
         return found
@@ -115,10 +121,11 @@ class Resume:
                 self.template,
             )
 
-    def note_end(self, folder: Folder) -> None:
+    def note_end(self, folder: Folder, run: str | None) -> None:
         """Take note that what is saved so far belongs to runs that came to their end."""
         if self.wish == "auto":
-            self.ended[folder.path] = folder.newest_number()
+            _, names = self.ended.get(folder.path, (0, frozenset()))
+            self.ended[folder.path] = folder.newest_number(), names | {run}
 
 
 @dataclass

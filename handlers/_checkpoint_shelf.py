@@ -79,7 +79,8 @@ class Shelf:
     def may_be_best(self, draft: Manifest) -> bool:
         """Tell whether a save has the monitored metric, a finite one."""
         metric = None if self.monitor is None else self.monitor.metric
-        return math.isfinite(draft.metrics.get(metric, math.nan)) if metric else False
+        is_candidate = metric is not None and draft.is_candidate
+        return is_candidate and math.isfinite(draft.metrics.get(metric or "", math.nan))
 
     def put(
         self, folder: Folder, draft: Manifest, number: int, state: Mapping[str, Any]
@@ -125,6 +126,7 @@ class Shelf:
 def ranked(saved: list[SavedCheckpoint], metric: str, mode: str) -> list[SavedCheckpoint]:
     """Order those whose metric is finite, the best first; of equal ones the older is better."""
     sign = 1 if mode == "min" else -1
-    values = [(sign * one.manifest.metrics.get(metric, math.nan), one) for one in saved]
+    candidates = [one for one in saved if one.manifest.is_candidate]
+    values = [(sign * one.manifest.metrics.get(metric, math.nan), one) for one in candidates]
     finite = [pair for pair in values if math.isfinite(pair[0])]
     return [one for _, one in sorted(finite, key=lambda pair: pair[0])]  # stable

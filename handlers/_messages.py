@@ -75,9 +75,22 @@ def compose(
     return Message(line, _encodable(text) or line, usual.kind)
 
 
-def compose_failure(event: Event) -> Message:
-    """Write the message of a run that is closed as failed, where `run_failed` told nothing."""
-    return replace(compose(event, *_UNTOLD[:2]), kind=_UNTOLD.kind)
+def compose_failure(event: Event, title: str | None = None, body: str | None = None) -> Message:
+    """Write the message of a run that is closed as failed, where `run_failed` told nothing.
+
+    By the templates, as far as `run_closed` has the fields that they name.
+    """
+    title = title if title is not None and _fits(title, event) else _UNTOLD.title
+    body = body if body is not None and _fits(body, event) else _UNTOLD.body
+    return replace(compose(event, title, body), kind=_UNTOLD.kind)
+
+
+def _fits(template: str, event: Event) -> bool:
+    try:
+        check_template(template, [event.name])
+    except ValueError:
+        return False
+    return True
 
 
 def check_template(template: str, signals: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ class OfOneRun(ABC):
 
     _runs: frozenset[str | None] = frozenset()  # where it was last; a run and those that it is in
     _is_given = False  # its state was given to it, for the run that begins next
+    _given_in: frozenset[str | None] = frozenset()  # or for these, where it was attached later
 
     @abstractmethod
     def _start_over(self) -> None:
@@ -32,18 +33,23 @@ class OfOneRun(ABC):
         here = frozenset(emitter.run_id for emitter in bus.open_runs)
         if not here:
             return
-        if self._runs and not self._is_given and here.isdisjoint(self._runs):
+        if self._is_given and not self._given_in:
+            self._given_in = here  # just now
+        elif self._runs and here.isdisjoint(self._runs):
+            self._is_given, self._given_in = False, frozenset()
             self._start_over()
         self._runs = here
 
     def _begin_run(self, event: Event) -> None:
         """Forget an earlier run, unless this one goes on with the state that is here."""
-        is_given, self._is_given = self._is_given, False
-        self._runs = frozenset({event.context.get("run_id")})
+        run = event.context.get("run_id")
+        is_given = self._is_given and (not self._given_in or run in self._given_in)
+        self._is_given, self._given_in = False, frozenset()
+        self._runs = frozenset({run})
         resumes = event.fields.get("resumed_from") is not None
         if not resumes or (event.bus.restored_state and not is_given):
             self._start_over()
 
     def _note_given(self) -> None:
         """Note that the state is what the run that begins next was saved with."""
-        self._is_given = True
+        self._is_given, self._given_in = True, frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +58,7 @@ class RunLog(OfOneRun):
         logs = _logs_on(bus)
         hears = {sender for log, sender in logs if log is self}
         for log, sender in logs:
-            if log is not self and sender in hears and log._file.template == self._file.template:
+            if log is not self and sender in hears and _is_one_file(log._file, self._file):
                 raise AttachError(
                     f"{type(self).__name__} is to write {self._file.template}, which another "
                     f"{type(log).__name__} on this bus writes: give each a file of its own"
@@ -122,6 +123,10 @@ def _logs_on(bus: EventBus) -> list[tuple[RunLog, str | None]]:
     """Return the logs whose methods are subscribed, each with the sender that it hears."""
     owners = ((getattr(one.handler, "__self__", None), one.sender) for one in bus.subscriptions)
     return [(owner, sender) for owner, sender in owners if isinstance(owner, RunLog)]
+
+
+def _is_one_file(one: RunFile, other: RunFile) -> bool:
+    return os.path.normpath(one.template) == os.path.normpath(other.template)
 
 
 def schedule(on: OnEach, when: When | None) -> dict[str, Filter]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from eventbus import Event, EventBus, Priority, Restored, RestoredState, every, handles
 from eventbus.filters import current_rank
+from eventbus.marks import hears_always
 
 from ._arguments import On, When, signals_given
 from ._checkpoint_arguments import RESUME_WORDS, check_arguments, check_clock, check_signals
-from ._checkpoint_facts import draft_of, has_other_ranks, stop_reason
+from ._checkpoint_facts import draft_of, has_other_ranks, run_name, stop_reason
 from ._checkpoint_files import Folder, SavedCheckpoint, logger
 from ._checkpoint_later import Later
 from ._checkpoint_loading import CheckpointError, check_loadable
@@ -50,7 +51,8 @@ class Checkpoint(WithoutBus):
                         step, an epoch, a validation or the run
     values produced     a directory for each save; `state_requested`, `checkpoint_saved`,
                         `state_offered` (its own), `state_restored`, the answer `Restored`
-    cost                each step: nothing. Each save: the whole state is gathered, written, summed
+    cost                each step: nothing; with `on` of steps and a `best` a look at the metrics'
+                        names. Each save: the whole state is gathered, written, summed
                         and brought to the disk on the loop's thread; if asynchronous, gathered and
                         copied there, from CUDA without waiting, but for metrics that nobody has
                         read. That takes memory for a copy of all tensors
@@ -84,8 +86,9 @@ class Checkpoint(WithoutBus):
     best
         The metric whose best checkpoint is kept besides; None for none. Where the signal does not
         carry it, that checkpoint is no candidate; NaN and the infinities never are. One that is
-        saved at the end is one only where a signal of `on` has carried it at that very step, and
-        `when` left that out: the metric that the run ends with may be of older weights. Under
+        saved at the end is one only where the metric came at that very step, on a signal of `on`
+        that `when` left out, or, with "epoch_finished" or "validation_done" in `on`, on the other
+        of the two: the metric that the run ends with may be of older weights. Under
         ``EMA(validate=True)`` it is a metric of the averaged weights, which are in the part `EMA`;
         the part `model` holds the trained ones, to go on from (`EMA` says how to load the others).
     mode
@@ -190,8 +193,8 @@ class Checkpoint(WithoutBus):
         self._ends = {
             end for end in _ENDS if at_end and not any(fnmatchcase(end, one) for one in signals)
         }
-        if self._measured.sparse and at_end and when is not _EVERY_TIME:
-            hear = handles(*self._measured.sparse, priority=Priority.PERSIST + 1)
+        if monitor is not None and at_end:
+            hear = hears_always(*self._measured.signals, priority=Priority.PERSIST + 1)
             self.hear_measured = hear(self.hear_measured)  # type: ignore[method-assign]  # as below
         marked = handles(*signals, when=when, priority=Priority.PERSIST, background=False)
         self.save = marked(self.save)  # type: ignore[method-assign]  # stands in for it, for `attach` to find
@@ -220,8 +223,8 @@ class Checkpoint(WithoutBus):
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
-        stale = self._measured.read(event)
-        draft = draft_of(event, shelf.monitor, shelf.series, stale)
+        is_stale = self._measured.is_stale(event)
+        draft = draft_of(event, shelf.monitor, shelf.series, is_stale=is_stale)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it
@@ -244,7 +247,7 @@ class Checkpoint(WithoutBus):
         self._save(event)
 
     def hear_measured(self, event: Event) -> None:
-        """Note a metric of what is not due: the end may be saved with the same weights."""
+        """Note a metric as it comes: the end may be saved with the same weights."""
         self._measured.hear(event)
 
     def on_detach(self, bus: EventBus) -> None:
@@ -389,7 +392,7 @@ class Checkpoint(WithoutBus):
                 self._writer.close()
         self._resume.note_close(event)
         if outcome != "failed":
-            self._resume.note_end(self._folder(event))
+            self._resume.note_end(self._folder(event), run_name(event))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoints are this handler's own."""

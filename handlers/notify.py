@@ -11,6 +11,7 @@ from eventbus.handlers._apprise import DeliveryError, Service
 from eventbus.handlers._arguments import When, count_given, number_given
 from eventbus.handlers._messages import Message, check_template, compose, compose_failure
 from eventbus.handlers._run_log import OnEach, schedule
+from eventbus.marks import hears_always
 
 __all__ = ["DeliveryError", "Notify"]
 
@@ -128,17 +129,17 @@ class Notify:
         held_back = self._not_told.pop(event.name, 0)
         self._put(compose(event, self._title, self._body, held_back))
 
-    @handles("run_failed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
+    @hears_always("run_failed", when=on_rank(0), priority=Priority.REPORT, on_error="isolate")
     def note_failure(self) -> None:
         """Note that the failure is told of, where that is asked for."""
         self._has_failed = True
 
-    @handles("run_closed", when=on_rank(0), priority=Priority.REPORT - 1, on_error="isolate")
+    @hears_always("run_closed", when=on_rank(0), priority=Priority.REPORT - 1, on_error="isolate")
     def close(self, event: Event, outcome: str) -> None:
         """Tell of a failure that nothing told of, and wait for messages under way."""
         is_told, self._has_failed = self._has_failed, False
         if outcome == "failed" and self._tells_of_ends and not is_told:
-            self._put(compose_failure(event))
+            self._put(compose_failure(event, self._title, self._body))
         self._wait()
 
     def _put(self, message: Message) -> None:

@@ -561,3 +561,31 @@ def test_a_function_that_is_bound_to_something_else_keeps_its_first_parameter(
     bus.attach(types.MethodType(log, "a model"))
     loop.emit("epoch_finished", epoch=1, step=1)
     assert seen == [("a model", 1)]
+
+
+def test_a_hook_that_does_not_take_the_bus_is_told(bus: EventBus) -> None:
+    class Plugin(Counter):
+        def on_attach(self) -> None: ...
+
+    with pytest.raises(AttachError, match=r"Plugin\.on_attach is called with the bus: write"):
+        bus.attach(Plugin())
+    assert bus.subscriptions == ()
+
+
+def test_priority_is_heeded_on_a_signal_of_ones_own_that_begins_like_a_runs(
+    bus: EventBus, loop: Emitter
+) -> None:
+    order: list[str] = []
+
+    class Benchmark:
+        @handles("run_benchmarked")
+        def first(self) -> None:
+            order.append("attached")
+
+        @handles("epoch_finished")
+        def other(self) -> None: ...
+
+    bus.on("run_benchmarked")(lambda: order.append("subscribed"))
+    bus.attach(Benchmark(), priority=10)
+    loop.emit("run_benchmarked")
+    assert order == ["attached", "subscribed"]

@@ -666,6 +666,8 @@ def test_fields_by_position_are_refused_once_compiled(loop: Emitter) -> None:
         signal.emit(epoch=1, step=step)
     with pytest.raises(TypeError, match="'batch_finished' are given by name; got 1"):
         signal.emit(1, 2)
+    with pytest.raises(TypeError, match="'batch_finished' are given by name; got None"):
+        signal.emit(None, 2)
 
 
 def test_a_predicate_cannot_change_what_others_see(bus: EventBus, loop: Emitter) -> None:

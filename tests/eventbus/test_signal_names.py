@@ -214,12 +214,25 @@ def test_an_undeclared_signal_is_not_held_against_others_that_are_undeclared(
     assert calls == ["kittens_born", "kitten_born"]
 
 
-def test_a_number_makes_a_name_of_its_own(bus: EventBus, loop: Emitter) -> None:
+@pytest.mark.parametrize(
+    "like",
+    ["litter_2_born", "outer_loop_done", "loss_b", "queue_fill", "rollout_stored", "d_step_done"],
+)
+def test_a_name_that_is_like_ones_own_on_purpose_is_no_slip(
+    bus: EventBus, loop: Emitter, like: str
+) -> None:
     calls: list[str] = []
-
-    @bus.declare
-    def litter_1_born(*, number: int) -> None: ...
-
-    bus.on("litter_12_born")(lambda: calls.append("twelfth"))
-    loop.emit("litter_12_born")
-    assert calls == ["twelfth"]
+    for name in (
+        "litter_1_born",
+        "inner_loop_done",
+        "loss_a",
+        "queue_full",
+        "rollout_started",
+        "g_step_done",
+    ):
+        stub: dict[str, Any] = {}
+        exec(f"def {name}(*, number: int) -> None: ...", stub)
+        bus.declare(stub[name])
+    bus.on(like)(lambda: calls.append(like))
+    loop.emit(like)
+    assert calls == [like]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventbus import EventBus, Stop, at, every, from_
-from eventbus.handlers import Checkpoint, NonFiniteGuard
+from eventbus.handlers import Checkpoint, EarlyStopping, NonFiniteGuard
 from eventbus.loops import Run
 
 NAN = float("nan")
@@ -43,8 +43,9 @@ def train_epochs(bus: EventBus, val_losses: list[float | None], per_epoch: int =
 
 
 def saved_in(directory: Path) -> list[tuple[int | None, float | None]]:
+    """Each save: its step, and what it competes by for the best."""
     facts = [saved.manifest for saved in Checkpoint.saved(directory)]
-    return [(one.step, one.metrics.get("val_loss")) for one in facts]
+    return [(one.step, one.metrics.get("val_loss") if one.is_candidate else None) for one in facts]
 
 
 def step_of(path: Path | None) -> int | None:
@@ -101,6 +102,55 @@ def test_end_that_was_saved_as_it_was_validated_takes_no_second_place(tmp_path: 
     train_steps(bus, 6, {2: 0.2, 4: 0.5, 6: 0.1})
     assert step_of(checkpoint.best_path) == 6
     assert saved_in(tmp_path) == [(2, 0.2), (6, 0.1), (6, None)]
+
+
+@pytest.mark.parametrize("number", [3, 10])
+def test_end_is_a_candidate_where_attach_was_given_the_filter(number: int, tmp_path: Path) -> None:
+    bus, checkpoint = EventBus(), Checkpoint(tmp_path, keep=None)
+    bus.attach(checkpoint, when=every(number))
+    train_epochs(bus, [0.9, 0.5, 0.1, 0.05])
+    assert step_of(checkpoint.best_path) == 8
+
+
+def test_end_is_a_candidate_where_the_metric_itself_stopped_the_run(tmp_path: Path) -> None:
+    bus, checkpoint = attached(tmp_path)
+    bus.attach(EarlyStopping("val_loss", stop_at=0.2))
+    with Run(bus) as run:
+        for epoch in run.epochs(5):
+            for _ in run.batches(range(2)):
+                run.report(loss=1.0)
+            for name in ("val", "test"):  # the second is left out after the stop
+                with run.validation(name):
+                    run.report(loss=0.5 / epoch**2)
+    assert saved_in(tmp_path) == [(2, 0.5), (4, 0.125)]
+    assert step_of(checkpoint.best_path) == 4
+
+
+def test_end_is_a_candidate_by_a_metric_of_its_step_on_a_signal_of_ones_own(
+    tmp_path: Path,
+) -> None:
+    bus = EventBus()
+
+    @bus.declare(clock="round")
+    def probe_done(*, round: int, step: int, metrics: dict[str, float]) -> None: ...
+
+    checkpoint = Checkpoint(tmp_path, on="probe_done", when=every(3), best="score", mode="max")
+    bus.attach(checkpoint)
+    with Run(bus) as run:
+        for step in run.steps(4):
+            bus.emit(probe_done, round=step, step=step, metrics={"score": float(step)})
+            run.report(score=float(step))
+    assert step_of(checkpoint.best_path) == 4
+
+
+def test_end_keeps_its_metrics_though_they_are_of_older_weights(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    bus, _ = attached(tmp_path, on="validation_done", keep=1, keep_best=2)
+    bus.on("checkpoint_saved")(lambda metrics: told.append(metrics))
+    train_steps(bus, 7, {4: 0.1})
+    last = Checkpoint.saved(tmp_path)[-1].manifest
+    assert (last.step, last.metrics["val_loss"], last.is_candidate) == (7, 0.1, False)
+    assert told[-1]["val_loss"] == 0.1
 
 
 def test_end_that_was_chosen_is_a_candidate_by_what_it_carries(tmp_path: Path) -> None:

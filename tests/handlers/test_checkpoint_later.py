@@ -108,8 +108,9 @@ def test_what_may_be_the_best_is_saved_as_it_was_validated_and_again_at_the_end_
         (2, None),
         (3, 3.0),
         (3, None),
-        (4, None),  # the end: of other weights than those that were validated
+        (4, 3.0),
     ]
+    assert not saved[-1].is_candidate  # the end: of other weights than those that were validated
 
 
 def test_none_is_put_off_for_longer_than_a_step(bus: EventBus, tmp_path: Path) -> None:

@@ -262,6 +262,17 @@ def test_run_of_another_name_is_not_told_that_it_has_ended(
     assert message.endswith("can be gone on from: the run 'other' starts afresh")
 
 
+def test_run_that_was_killed_is_not_told_that_it_has_ended_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for bus, runs in ((EventBus(), ("other",)), (EventBus(), ("one", "other"))):
+        bus.attach(Checkpoint(tmp_path, resume="auto"))
+        for run in runs:
+            Training(bus, run=run).run(2)
+    message = caplog.messages[-1]
+    assert "of the run 'other' are older than the end of another run on this bus" in message
+
+
 def test_failed_run_is_gone_on_from_by_the_next_on_the_bus(tmp_path: Path) -> None:
     bus = EventBus()
     bus.attach(Checkpoint(tmp_path, resume="auto"))

@@ -151,6 +151,33 @@ def test_a_failure_is_told_once_in_each_run(bus: EventBus, postbox: Postbox) -> 
     assert titles == [*["train: failed: ValueError: the loss is NaN"] * 2, "train: failed"]
 
 
+@pytest.mark.parametrize("by_attach", [True, False])
+def test_a_failure_that_a_filter_leaves_out_is_not_told_as_the_run_is_closed(
+    bus: EventBus, postbox: Postbox, by_attach: bool
+) -> None:
+    def by_itself(exception: BaseException) -> bool:
+        return not isinstance(exception, KeyboardInterrupt)
+
+    if by_attach:
+        bus.attach(Notify(POSTBOX, "run_failed"), when=by_itself)
+    else:
+        bus.attach(Notify(POSTBOX, "run_failed", when=by_itself))
+    loop = start(bus)
+    loop.emit("run_failed", exception=KeyboardInterrupt())
+    close(loop, "failed")
+    assert postbox.received == []
+
+
+def test_a_failure_that_nothing_told_has_the_title_that_was_given(
+    bus: EventBus, postbox: Postbox
+) -> None:
+    bus.attach(Notify(POSTBOX, title="[prod] {run}", body="{reason}"))
+    close(start(bus), "failed")
+    (message,) = postbox.received
+    assert message.title == "[prod] train"
+    assert "its log says why" in message.body  # `run_closed` has no reason
+
+
 def test_the_line_told_is_not_that_of_a_library(bus: EventBus, postbox: Postbox) -> None:
     bus.attach(Notify(POSTBOX, body="{place}"))
     try:

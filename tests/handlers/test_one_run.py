@@ -121,3 +121,29 @@ def test_one_of_an_outer_run_is_not_of_the_inner_ones_alone(bus: EventBus) -> No
     bus.attach(history)
     inner.emit("run_closed", outcome="completed")
     assert history.epochs == [1]
+
+
+def joined_late(bus: EventBus) -> History:
+    """Return a history that took its part in the middle of a run, which then came to its end."""
+    loop = resume(bus, {"History": SAVED})
+    history = History()
+    bus.attach(history)
+    finish_epochs(loop, 3, 3)
+    loop.emit("run_closed", outcome="completed")
+    assert history.epochs == [1, 2, 3]
+    return history
+
+
+def test_state_that_was_taken_late_is_not_that_of_the_run_that_begins_next(bus: EventBus) -> None:
+    history = joined_late(bus)
+    finish_epochs(resume(bus, {"loop": {"epoch": 4}}, run_id="other"), 5, 6)
+    assert history.epochs == [5, 6]
+
+
+def test_state_that_was_taken_late_is_not_that_of_another_run_under_way(bus: EventBus) -> None:
+    history = joined_late(bus)
+    other = EventBus(strict=True)
+    loop = start(other, run_id="other")
+    other.attach(history)
+    finish_epochs(loop, 2, 2)
+    assert history.epochs == [2]
