@@ -149,4 +149,4 @@ class LongBusMachine(BusMachine):
 TestBus = BusMachine.TestCase
 TestBus.settings = effort(examples=120, rules=25)
 TestBusLong = pytest.mark.slow(LongBusMachine.TestCase)
-TestBusLong.settings = effort(examples=400, rules=40)
+TestBusLong.settings = effort(examples=300, rules=40)

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
 ]
 
-LOADERS = ["sampler", "sampler 2", "stateful", "stateful 2", "shuffled"]
+LOADERS = ["sampler", "sampler 2", "stateful", "shuffled"]
 """By how they are resumed, and how many workers read them."""
 
 LINES = {STEPS - 1: 300, STEPS: 1300}
