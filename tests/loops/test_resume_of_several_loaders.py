@@ -349,6 +349,35 @@ def test_a_loader_within_a_bar_of_tqdm_goes_on(on: str, tmp_path: Path) -> None:
     assert_goes_on(tmp_path / "sampler", lambda: within_bar(sampled()), 6, on)
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_loader_within_a_bar_of_tqdm_draws_its_seed_before_the_place_that_is_gone_on_from(
+    is_kept: bool, tmp_path: Path
+) -> None:
+    bar: Callable[..., Any] = pytest.importorskip("tqdm").tqdm
+
+    def live(folder: Path | None, cut: int | None = None) -> dict[int, float]:
+        torch.manual_seed(0)
+        bus, drawn = EventBus(), dict[int, float]()
+        if folder is not None:
+            bus.attach(Checkpoint(folder, on="batch_finished", best=None, resume="auto"))
+        own: Any = DataLoader(range(SAMPLES), 4, sampler=ResumableSampler(SAMPLES))  # type: ignore[arg-type]  # as above
+        kept = bar(bar(own, disable=True), disable=True)
+        with Run(bus, model=nn.Linear(1, 1)) as run:
+            for _ in run.epochs(3):
+                for _ in run.batches(kept if is_kept else bar(own, disable=True)):
+                    if run.step == cut:
+                        raise Cut
+                    drawn[run.step] = torch.rand(()).item()  # as dropout does
+                    run.report(loss=1.0)
+        assert len(kept) == 2
+        return drawn
+
+    whole = live(None)
+    with pytest.raises(Cut):
+        live(tmp_path, 4)
+    assert live(tmp_path) == {step: whole[step] for step in (4, 5, 6)}
+
+
 class Unseen(Sampler[int]):
     """Goes on from pass to pass by what no Run can know."""
 
