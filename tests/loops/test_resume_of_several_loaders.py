@@ -392,6 +392,30 @@ class Unseen(Sampler[int]):
         return SAMPLES
 
 
+class Unreadable(random.Random):
+    """Has no state for anybody."""
+
+    def getstate(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [random.SystemRandom, Unreadable])
+def test_a_generator_without_a_state_is_told_of_as_what_cannot_be_seen(
+    kind: type[random.Random], tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Read:
+        own: Any = DataLoader(range(SAMPLES), 4, sampler=Own(kind(), pythons))  # type: ignore[arg-type]  # as above
+        return lambda epoch: own
+
+    with pytest.raises(Cut):
+        train(tmp_path, make, 5)
+    assert told.messages == []
+    assert list(train(tmp_path, make)) == [3, 4, 5, 6]
+    (message,) = told.messages
+    assert "the order of Own is exact only where it is drawn from the global" in message
+    assert "or is the same in each pass" in message
+
+
 def of_unseen() -> Read:
     own: Any = DataLoader(range(SAMPLES), 4, sampler=Unseen())  # type: ignore[arg-type]  # as above
     return lambda epoch: own
