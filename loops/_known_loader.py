@@ -12,7 +12,15 @@ from eventbus.loops._loader import length_of
 from eventbus.loops._opening import keeps_its_place
 from eventbus.loops._own_generators import OwnGenerator, own_generators
 
-__all__ = ["KnownLoader", "inner", "is_kept_of", "keeps_workers", "samples_of"]
+__all__ = [
+    "KnownLoader",
+    "has_samples",
+    "inner",
+    "is_kept_of",
+    "keeps_workers",
+    "may_be_kept_of",
+    "samples_of",
+]
 
 
 class KnownLoader:
@@ -27,6 +35,8 @@ class KnownLoader:
         It is another object in each pass, with workers of its own.
     numbers : list of int
         By which its generators are known.
+    varies : bool
+        Its passes have not all as many samples.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -39,6 +49,7 @@ class KnownLoader:
         self._left: dict[str, Any] | None = None
         self.goes_on: bool | None = None
         self.is_remade = False
+        self.varies = False
 
     @property
     def is_gone(self) -> bool:
@@ -58,9 +69,11 @@ class KnownLoader:
         """Learn from the pass before, in this life or in an earlier one, what goes on."""
         if kept is not None:
             self.goes_on, self.is_remade = kept["goes_on"], kept["is_remade"]
+            self.varies = kept.get("samples") != self._samples
             self._begin_as(kept["seeds"])
         elif last is not None:
             self.is_remade = last._loader() is not self._loader()
+            self.varies = last.varies or last._samples != self._samples
             self.goes_on = not self._is_seeded_since(last)
             self._begin_as(last._seeds)
 
@@ -96,7 +109,7 @@ class KnownLoader:
         """Return how the pass has found it; once that is over, how the next one is to."""
         known: dict[str, Any] = {"goes_on": self.goes_on, "is_remade": self.is_remade}
         known |= {"seeds": list(self._seeds), "numbers": list(self.numbers)}
-        known |= {} if self._samples is None else {"samples": self._samples}
+        known |= {} if self.varies or self._samples is None else {"samples": self._samples}
         if not is_over and self._left is None:
             return {**self._found, **known}
         now = self._now()
@@ -117,13 +130,35 @@ def is_kept_of(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenera
     met
         By number, the generators that are known to be those of the earlier life.
     """
-    if kept.get("samples", samples_of(loader)) != samples_of(loader):
-        return False
     own = own_generators(loader)
-    if bool(own) != bool(kept["own"]):
+    if not has_samples(kept, loader) or bool(own) != bool(kept["own"]):
         return False
-    if kept["goes_on"] is False or _is_seeded_by_torchdata(loader):
+    return kept["goes_on"] is False or _began_alike(kept, loader, met)
+
+
+def may_be_kept_of(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenerator]) -> bool:
+    """Tell whether it may be of this loader, where no other was read at its place.
+
+    Its data may have grown. Or its seed is another one in each process, and its passes went on from
+    each other.
+    """
+    if not (own_generators(loader) and kept["own"]) or _is_seeded_by_torchdata(loader):
+        return False
+    if has_samples(kept, loader):
+        return kept["goes_on"] is True
+    return kept["goes_on"] is not False and _began_alike(kept, loader, met)
+
+
+def has_samples(kept: Mapping[str, Any], loader: Any) -> bool:
+    """Tell whether a loader has as many samples as was kept, where each pass had as many."""
+    now = samples_of(loader)
+    return bool(kept.get("samples", now) == now)
+
+
+def _began_alike(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenerator]) -> bool:
+    if _is_seeded_by_torchdata(loader):
         return True
+    own = own_generators(loader)
     pairs = zip(own, kept["seeds"], kept["own"], kept["numbers"], strict=False)
     return all(
         one.seed == seed or met.get(number) == one or _has_state(one, state)

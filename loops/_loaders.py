@@ -15,12 +15,14 @@ from typing import Any
 from eventbus.loops._generators import put_aside
 from eventbus.loops._known_loader import (
     KnownLoader,
+    has_samples,
     inner,
     is_kept_of,
     keeps_workers,
+    may_be_kept_of,
     samples_of,
 )
-from eventbus.loops._own_generators import OwnGenerator, own_generators
+from eventbus.loops._own_generators import OwnGenerator, own_generators, samplers_of
 
 __all__ = ["Loaders"]
 
@@ -70,14 +72,14 @@ class Loaders:
         if is_within:
             return all_kept[-1] if all_kept else None
         found = [one for one in all_kept if is_kept_of(one, loader, self._met)]
-        if any(one.is_gone for one in self._known.get(place, [])[-1:]):  # it is made anew
+        is_made_anew = any(one.is_gone for one in self._known.get(place, [])[-1:])
+        if is_made_anew:
             found = [one for one in found if one["goes_on"] is not None]
-        if not found:
-            self._warn_of_another(loader, all_kept)
-            return None
+        if not found and not is_made_anew and len(all_kept) == 1:
+            found = self._may_be(all_kept[0], loader)
         if len(found) > 1:
             self._warn_of_alike(loader, found)
-        return found[-1]
+        return found[-1] if found else None
 
     def _take_last(self, place: str, known: KnownLoader, loader: Any) -> KnownLoader | None:
         """Return the pass before over that loader, or over one whose place it takes.
@@ -114,28 +116,42 @@ class Loaders:
                 generator.set_state(state)
             self._met[number] = generator
 
-    def _warn_of_another(self, loader: Any, all_kept: list[Mapping[str, Any]]) -> None:
-        """Say that a generator has another seed than the one that was read there always."""
-        if len(all_kept) != 1 or self._has_warned:
+    def _may_be(self, kept: Mapping[str, Any], loader: Any) -> list[Mapping[str, Any]]:
+        """Return what was kept of the one loader that was read there, where this may be it."""
+        may_be = may_be_kept_of(kept, loader, self._met)
+        if has_samples(kept, loader):
+            self._warn_of_another(loader, kept, _AS_IT_WAS_LEFT if may_be else _AS_IT_IS)
+        elif may_be:
+            self._warn(
+                "the loader had %d samples before the checkpoint and has %d here: %s; give it a "
+                "seed of its own then",
+                kept["samples"],
+                samples_of(loader),
+                _AS_IT_WAS_LEFT,
+            )
+        return [kept] if may_be else []
+
+    def _warn_of_another(self, loader: Any, kept: Mapping[str, Any], how: str) -> None:
+        """Say that a generator has another seed, unless its sampler seeds it by the epoch."""
+        if any(hasattr(sampler, "set_epoch") for sampler in samplers_of(loader)):
             return
-        (kept,) = all_kept
-        if kept.get("samples", samples_of(loader)) != samples_of(loader):
-            return  # another loader, as the next stage of a curriculum has
         for generator, seed in zip(own_generators(loader), kept["seeds"], strict=False):
             if generator.seed != seed:
-                self._has_warned = True
-                log.warning(_is_another(generator, seed))
-                return
+                self._warn("%s: %s", _is_another(generator, seed), how)
 
     def _warn_of_alike(self, loader: Any, found: list[Mapping[str, Any]]) -> None:
-        if own_generators(loader) and not self._has_warned:
-            self._has_warned = True
-            log.warning(
+        if own_generators(loader):
+            self._warn(
                 "%d loaders that are read in turns have generators of one seed, and as many "
                 "samples: which of them was left how cannot be told, and their orders may be "
                 "exchanged (give each a seed of its own)",
                 len(found),
             )
+
+    def _warn(self, message: str, *of: object) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(message, *of)
 
     def _number(self, known: KnownLoader) -> None:
         """Number the generators of a loader, and let go of those that are no loader's any more."""
@@ -178,16 +194,22 @@ class Loaders:
         self._restored = {place: [*one.get("others", ()), one] for place, one in state.items()}
 
 
+_AS_IT_WAS_LEFT = (
+    "it goes on as that was left, which is exact unless this loader is read for the first time"
+)
+_AS_IT_IS = (
+    "it goes on as it is, which is exact only where each epoch seeds it anew, or this loader is "
+    "read for the first time"
+)
+
+
 def _is_another(generator: OwnGenerator, seed: int) -> str:
     began = (
         f"began with seed {seed} before the checkpoint and has seed {generator.seed} here"
         if generator.is_torchs
         else "is not made here as it was before the checkpoint"
     )
-    return (
-        f"the loader's own generator {began}: it goes on as it is, which is exact only where each "
-        "epoch seeds it anew, or this loader is read for the first time"
-    )
+    return f"the loader's own generator {began}"
 
 
 def _begin_workers(loader: Any, is_within: bool) -> None:

@@ -108,6 +108,6 @@ def _has_state(generator: Any) -> bool:
         return True
     try:
         OwnGenerator(generator).get_state()
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever a class of a user's raises
         return False
     return True
