@@ -56,9 +56,8 @@ class KnownLoader:
         """True once nobody holds the loader any more."""
         return self._loader() is None
 
-    def is_of(self, loader: Any) -> bool:
-        """Tell whether it is that loader, or one that draws from its generators."""
-        own = own_generators(loader)
+    def is_of(self, loader: Any, own: list[OwnGenerator]) -> bool:
+        """Tell whether it is that loader, or one that draws from its `own` generators."""
         return self._loader() is loader or (bool(own) and own == self.generators)
 
     def looks_like(self, other: KnownLoader) -> bool:

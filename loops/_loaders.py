@@ -28,12 +28,16 @@ __all__ = ["Loaders"]
 
 log = logging.getLogger("eventbus.loops")
 
+_MOST = 32
+"""So many are kept of those that are read at one place: each costs a checkpoint 5 KiB."""
+
 
 class Loaders:
     """The loaders of one run, each by the place in a body where it is read.
 
     Several may be read in turns at one place: those are told apart as the objects that they are,
-    and after a resume by the seeds of their generators and the number of their samples.
+    and after a resume by the seeds of their generators and the number of their samples. Of very
+    many those that were read last are kept.
     """
 
     def __init__(self) -> None:
@@ -63,7 +67,7 @@ class Loaders:
         known = KnownLoader(loader)
         last = self._take_last(place, known, loader)
         known.compare(last, kept)
-        self._known[place].append(known)
+        self._known[place] = [*self._known[place], known][-_MOST:]
         self._number(known)
 
     def _kept_of(self, place: str, loader: Any, is_within: bool) -> Mapping[str, Any] | None:
@@ -88,7 +92,7 @@ class Loaders:
         """
         before = self._known.get(place, [])
         latest = before[-1:]
-        found = [one for one in before if one.is_of(loader)]
+        found = [one for one in before if one.is_of(loader, known.generators)]
         self._known[place] = [one for one in before if one not in found and not one.is_gone]
         if not found:
             found = [one for one in latest if one.is_gone or one.looks_like(known)]
@@ -155,13 +159,15 @@ class Loaders:
 
     def _number(self, known: KnownLoader) -> None:
         """Number the generators of a loader, and let go of those that are no loader's any more."""
-        free = (number for number in count() if number not in self._numbers())
+        used = self._numbers()
+        free = (number for number in count() if number not in used)
         for generator in known.generators:
             found = [number for number, one in self._met.items() if one == generator]
             number = found[0] if found else next(free)
             self._met[number] = generator
             known.numbers.append(number)
-        self._met = {number: self._met[number] for number in self._numbers() & set(self._met)}
+        used.update(known.numbers)
+        self._met = {number: one for number, one in self._met.items() if number in used}
 
     def _numbers(self) -> set[int]:
         """Return the numbers that generators of loaders have, those not come to yet, too."""
@@ -177,7 +183,8 @@ class Loaders:
             kept = [self._as_met(one) for one in self._restored.get(place, [])]
             kept += [one.state(place == ended and one is known[-1]) for one in known]
             if any(one["own"] or one["has_workers"] for one in kept):
-                state[place] = {**kept.pop(), "others": kept}
+                *others, last = kept[-_MOST:]
+                state[place] = {**last, "others": others}
         return state
 
     def _as_met(self, kept: Mapping[str, Any]) -> dict[str, Any]:

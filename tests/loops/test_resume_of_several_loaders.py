@@ -19,6 +19,7 @@ from eventbus.handlers import Checkpoint
 from eventbus.handlers._checkpoint_files import Folder, load_newest
 from eventbus.handlers._files import Files
 from eventbus.loops import ResumableSampler, Run
+from eventbus.loops._loaders import Loaders
 
 EPOCHS, SAMPLES = 6, 8
 
@@ -156,8 +157,8 @@ MAKERS = [
 ]
 
 
-# A loader that is read for the first time is taken for the one before, where that may have grown, or
-# have a seed of its process; after one epoch one that is made anew with one seed looks so, too.
+# A loader that is read for the first time is taken for the one before, where that may have grown,
+# or have a seed of its process; after one epoch one that is made anew with one seed looks so, too.
 LOOK_ALIKE = [
     (made_anew_of_one_seed, 1),
     (made_anew_of_one_seed_and_held, 1),
@@ -271,6 +272,34 @@ def test_a_checkpoint_that_kept_one_loader_for_each_place_is_gone_on_from(tmp_pa
     del kept["others"], kept["samples"]
     saves.commit(saved.manifest, state)
     assert train(tmp_path / "run", make) == {epoch: whole[epoch] for epoch in (4, 5, 6)}
+
+
+def test_of_many_loaders_read_in_turns_the_last_ones_are_kept() -> None:
+    def made() -> list[Any]:
+        return [loader(seed) for seed in range(40)]
+
+    def read(loaders: Loaders, of: list[Any]) -> None:
+        for one in of:
+            loaders.begin("batches 0", one)
+            list(one)
+            loaders.end("batches 0")
+
+    was, now, loaders = made(), made(), Loaders()
+    read(loaders, was[:30])
+    for _ in range(2):
+        kept = loaders.state()
+        loaders = Loaders()
+        loaders.restore(kept)
+    read(loaders, was[30:])
+    kept = loaders.state()
+    assert len(kept["batches 0"]["others"]) == 31
+
+    loaders.restore(kept)
+    read(loaders, now)
+    for seed, (before, resumed) in enumerate(zip(was, now, strict=True)):
+        list(before)
+        goes_on = torch.equal(before.generator.get_state(), resumed.generator.get_state())
+        assert goes_on == (seed >= 8), seed
 
 
 # -- samplers of one's own
