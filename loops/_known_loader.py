@@ -64,8 +64,19 @@ class KnownLoader:
         """Tell whether two that are not the same began alike, as one does that is made anew."""
         return self._seeds == other._seeds and self._samples == other._samples
 
-    def compare(self, last: KnownLoader | None, kept: Mapping[str, Any] | None) -> None:
-        """Learn from the pass before, in this life or in an earlier one, what goes on."""
+    def compare(
+        self,
+        last: KnownLoader | None,
+        kept: Mapping[str, Any] | None,
+        left: Mapping[int, torch.Tensor],
+    ) -> None:
+        """Learn from the pass before, in this life or in an earlier one, what goes on.
+
+        Parameters
+        ----------
+        left
+            By number, as whatever loader has left them last, the generators that are not torch's.
+        """
         if kept is not None:
             self.goes_on, self.is_remade = kept["goes_on"], kept["is_remade"]
             self.varies = kept.get("samples") != self._samples
@@ -73,7 +84,7 @@ class KnownLoader:
         elif last is not None:
             self.is_remade = last._loader() is not self._loader()
             self.varies = last.varies or last._samples != self._samples
-            self.goes_on = not self._is_seeded_since(last)
+            self.goes_on = not self._is_seeded_since(last, left)
             self._begin_as(last._seeds)
 
     def _begin_as(self, seeds: list[int]) -> None:
@@ -82,23 +93,35 @@ class KnownLoader:
             pairs = list(zip(self.generators, self._seeds, seeds, strict=False))
             self._seeds[: len(pairs)] = [now if one.is_torchs else was for one, now, was in pairs]
 
-    def _is_seeded_since(self, last: KnownLoader) -> bool:
+    def _is_seeded_since(self, last: KnownLoader, as_left: Mapping[int, torch.Tensor]) -> bool:
         if self.generators != last.generators:
             return True
-        left = last._now() if last._left is None else last._left
-        found = list(zip(self._found["own"], last._found["own"], left["own"], strict=True))
-        torchs = [one for one, own in zip(found, self.generators, strict=True) if own.is_torchs]
-        others = [one for one, own in zip(found, self.generators, strict=True) if not own.is_torchs]
-        if any(not torch.equal(now, left) for now, _, left in others):
-            return True  # or somebody has drawn from it, which looks the same
+        others = zip(self.generators, last.numbers, self._found["own"], strict=True)
+        if any(not (o.is_torchs or torch.equal(now, as_left[number])) for o, number, now in others):
+            return True  # or a body has drawn from it, which looks the same
         if self._seeds_of_torchs() != last._seeds_of_torchs():
             return True
+        left = last._now() if last._left is None else last._left
+        found = zip(
+            self.generators, self._found["own"], last._found["own"], left["own"], strict=True
+        )
+        torchs = [states for own, *states in found if own.is_torchs]
         is_as_before = all(torch.equal(now, before) for now, before, _ in torchs)
         return is_as_before and not all(torch.equal(now, left) for now, _, left in torchs)
 
     def _seeds_of_torchs(self) -> list[int]:
         pairs = zip(self.generators, self._seeds, strict=True)
         return [seed for one, seed in pairs if one.is_torchs]
+
+    @property
+    def is_open(self) -> bool:
+        """True until the pass is over."""
+        return self._left is None
+
+    def others_now(self) -> dict[int, torch.Tensor]:
+        """Return by number the states of the generators that are not torch's."""
+        pairs = zip(self.numbers, self.generators, strict=True)
+        return {number: one.get_state() for number, one in pairs if not one.is_torchs}
 
     def end(self) -> None:
         """The pass is over."""

@@ -122,7 +122,7 @@ class _Begun:
 
     def __init__(self, bar: Any) -> None:
         self._bar, self._loader = bar, bar.iterable
-        self._iterator = iter(self._loader)
+        self._iterator: Iterator[Any] = iter(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
         self._bar.iterable = self._loader

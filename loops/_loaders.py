@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any
 
+import torch
+
 from eventbus.loops._generators import put_aside
 from eventbus.loops._known_loader import (
     KnownLoader,
@@ -44,6 +46,7 @@ class Loaders:
         self._known: dict[str, list[KnownLoader]] = {}  # the one read last at the end
         self._restored: dict[str, list[Mapping[str, Any]]] = {}  # and not come to yet
         self._met: dict[int, OwnGenerator] = {}  # by number: several loaders may draw from one
+        self._left: dict[int, torch.Tensor] = {}  # by number, those that are not torch's
         self._has_warned = False
 
     def begin(
@@ -65,8 +68,10 @@ class Loaders:
             if kept["has_workers"] and not has_state:
                 _begin_workers(loader, is_within)
         known = KnownLoader(loader)
+        for one in chain(*self._known.values()):
+            self._left |= one.others_now() if one.is_open else {}
         last = self._take_last(place, known, loader)
-        known.compare(last, kept)
+        known.compare(last, kept, self._left)
         self._known[place] = [*self._known[place], known][-_MOST:]
         self._number(known)
 
@@ -110,6 +115,7 @@ class Loaders:
         """The pass is over: the next one at that place finds its loader as it is then."""
         for known in self._known.get(place, [])[-1:]:
             known.end()
+            self._left |= known.others_now()
 
     def _give_back(self, loader: Any, kept: Mapping[str, Any], is_within: bool) -> None:
         own = own_generators(loader)
@@ -168,6 +174,7 @@ class Loaders:
             known.numbers.append(number)
         used.update(known.numbers)
         self._met = {number: one for number, one in self._met.items() if number in used}
+        self._left = {number: one for number, one in self._left.items() if number in used}
 
     def _numbers(self) -> set[int]:
         """Return the numbers that generators of loaders have, those not come to yet, too."""
@@ -197,7 +204,7 @@ class Loaders:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have each as `state` tells once the run comes to it."""
-        self._known, self._has_warned = {}, False
+        self._known, self._left, self._has_warned = {}, {}, False
         self._restored = {place: [*one.get("others", ()), one] for place, one in state.items()}
 
 

@@ -122,7 +122,9 @@ def made_anew_of_two_seeds() -> Read:
 def growing() -> Read:
     """As active learning has it: the data of the one loader becomes more."""
     pool = list(range(SAMPLES))
-    own: Any = DataLoader(pool, 4, shuffle=True, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]  # a list is a dataset
+    own: Iterable[Any] = DataLoader(
+        pool, 4, shuffle=True, generator=torch.Generator().manual_seed(1)
+    )  # type: ignore[arg-type]  # a list is a dataset
 
     def read(epoch: int) -> Iterable[Any]:
         pool[:] = range(SAMPLES // 2 * (1 + epoch))
@@ -379,6 +381,45 @@ def test_samplers_read_in_turns_are_told_apart_by_their_generators(tmp_path: Pat
 
     for cut in (3, 5, 7):
         assert_goes_on(tmp_path / str(cut), make, cut, "epoch_finished")
+
+
+def validated(kind: str, in_step: bool, folder: Path | None, cut: int | None = None) -> Orders:
+    """Train and validate by one sampler; return the batches of each epoch."""
+    torch.manual_seed(0)
+    sampler, bus, seen = SAMPLERS[kind](), EventBus(), Orders()
+    if folder is not None:
+        bus.attach(Checkpoint(folder, best=None, resume="auto"))
+    own, other = (DataLoader(range(SAMPLES), 4, sampler=sampler) for _ in range(2))  # type: ignore[arg-type,var-annotated]  # as above
+    with Run(bus, model=nn.Linear(1, 1)) as run:
+
+        def validate() -> None:
+            for batch in run.validate(other):
+                seen[run.epoch].append(batch.tolist())
+                run.report(loss=1.0)
+
+        for epoch in run.epochs(EPOCHS):
+            for batch in run.batches(own):
+                if run.step == cut:
+                    raise Cut
+                seen.setdefault(epoch, []).append(batch.tolist())
+                if in_step and run.step % 2:
+                    validate()
+                run.report(loss=1.0)
+            if not in_step:
+                validate()
+    return seen
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("in_step", [False, True])
+def test_a_generator_that_samplers_of_training_and_validation_hold_goes_on(
+    kind: str, in_step: bool, tmp_path: Path
+) -> None:
+    whole = validated(kind, in_step, None)
+    for epochs_done in (1, 3):
+        with pytest.raises(Cut):
+            validated(kind, in_step, tmp_path, 2 * epochs_done + 1)
+    assert validated(kind, in_step, tmp_path) == {epoch: whole[epoch] for epoch in (4, 5, 6)}
 
 
 def test_a_held_generator_that_each_epoch_seeds_anew_is_left_to_it(tmp_path: Path) -> None:
