@@ -122,9 +122,8 @@ def made_anew_of_two_seeds() -> Read:
 def growing() -> Read:
     """As active learning has it: the data of the one loader becomes more."""
     pool = list(range(SAMPLES))
-    own: Iterable[Any] = DataLoader(
-        pool, 4, shuffle=True, generator=torch.Generator().manual_seed(1)
-    )  # type: ignore[arg-type]  # a list is a dataset
+    first = torch.Generator().manual_seed(1)
+    own: Iterable[Any] = DataLoader(pool, 4, shuffle=True, generator=first)  # type: ignore[arg-type]  # a list is a dataset
 
     def read(epoch: int) -> Iterable[Any]:
         pool[:] = range(SAMPLES // 2 * (1 + epoch))
