@@ -209,7 +209,7 @@ class Loaders:
 
 
 _AS_IT_WAS_LEFT = (
-    "it goes on as that was left, which is exact unless this loader is read for the first time"
+    "it goes on as it was left, which is exact unless this loader is read for the first time"
 )
 _AS_IT_IS = (
     "it goes on as it is, which is exact only where each epoch seeds it anew, or this loader is "

@@ -256,7 +256,7 @@ def test_a_loader_whose_seed_is_another_in_each_process_goes_on(
     resumed = train(tmp_path, of(22))
     assert resumed == {epoch: whole[epoch] for epoch in range(epochs_done + 1, EPOCHS + 1)}
     (message,) = told.messages
-    assert "it goes on as that was left, which is exact unless" in message
+    assert "it goes on as it was left, which is exact unless" in message
 
 
 def test_a_checkpoint_that_kept_one_loader_for_each_place_is_gone_on_from(tmp_path: Path) -> None:
