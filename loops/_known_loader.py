@@ -12,7 +12,15 @@ from eventbus.loops._loader import length_of
 from eventbus.loops._opening import keeps_its_place
 from eventbus.loops._own_generators import OwnGenerator, own_generators
 
-__all__ = ["KnownLoader", "inner", "is_kept_of", "keeps_workers", "samples_of"]
+__all__ = [
+    "KnownLoader",
+    "has_samples",
+    "inner",
+    "is_kept_of",
+    "keeps_workers",
+    "may_be_kept_of",
+    "samples_of",
+]
 
 
 class KnownLoader:
@@ -27,6 +35,8 @@ class KnownLoader:
         It is another object in each pass, with workers of its own.
     numbers : list of int
         By which its generators are known.
+    varies : bool
+        Its passes have not all as many samples.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -39,29 +49,42 @@ class KnownLoader:
         self._left: dict[str, Any] | None = None
         self.goes_on: bool | None = None
         self.is_remade = False
+        self.varies = False
 
     @property
     def is_gone(self) -> bool:
         """True once nobody holds the loader any more."""
         return self._loader() is None
 
-    def is_of(self, loader: Any) -> bool:
-        """Tell whether it is that loader, or one that draws from its generators."""
-        own = own_generators(loader)
+    def is_of(self, loader: Any, own: list[OwnGenerator]) -> bool:
+        """Tell whether it is that loader, or one that draws from its `own` generators."""
         return self._loader() is loader or (bool(own) and own == self.generators)
 
     def looks_like(self, other: KnownLoader) -> bool:
         """Tell whether two that are not the same began alike, as one does that is made anew."""
         return self._seeds == other._seeds and self._samples == other._samples
 
-    def compare(self, last: KnownLoader | None, kept: Mapping[str, Any] | None) -> None:
-        """Learn from the pass before, in this life or in an earlier one, what goes on."""
+    def compare(
+        self,
+        last: KnownLoader | None,
+        kept: Mapping[str, Any] | None,
+        left: Mapping[int, torch.Tensor],
+    ) -> None:
+        """Learn from the pass before, in this life or in an earlier one, what goes on.
+
+        Parameters
+        ----------
+        left
+            By number, as whatever loader has left them last, the generators that are not torch's.
+        """
         if kept is not None:
             self.goes_on, self.is_remade = kept["goes_on"], kept["is_remade"]
+            self.varies = kept.get("samples") != self._samples
             self._begin_as(kept["seeds"])
         elif last is not None:
             self.is_remade = last._loader() is not self._loader()
-            self.goes_on = not self._is_seeded_since(last)
+            self.varies = last.varies or last._samples != self._samples
+            self.goes_on = not self._is_seeded_since(last, left)
             self._begin_as(last._seeds)
 
     def _begin_as(self, seeds: list[int]) -> None:
@@ -70,23 +93,35 @@ class KnownLoader:
             pairs = list(zip(self.generators, self._seeds, seeds, strict=False))
             self._seeds[: len(pairs)] = [now if one.is_torchs else was for one, now, was in pairs]
 
-    def _is_seeded_since(self, last: KnownLoader) -> bool:
+    def _is_seeded_since(self, last: KnownLoader, as_left: Mapping[int, torch.Tensor]) -> bool:
         if self.generators != last.generators:
             return True
-        left = last._now() if last._left is None else last._left
-        found = list(zip(self._found["own"], last._found["own"], left["own"], strict=True))
-        torchs = [one for one, own in zip(found, self.generators, strict=True) if own.is_torchs]
-        others = [one for one, own in zip(found, self.generators, strict=True) if not own.is_torchs]
-        if any(not torch.equal(now, left) for now, _, left in others):
-            return True  # or somebody has drawn from it, which looks the same
+        others = zip(self.generators, last.numbers, self._found["own"], strict=True)
+        if any(not (o.is_torchs or torch.equal(now, as_left[number])) for o, number, now in others):
+            return True  # or a body has drawn from it, which looks the same
         if self._seeds_of_torchs() != last._seeds_of_torchs():
             return True
+        left = last._now() if last._left is None else last._left
+        found = zip(
+            self.generators, self._found["own"], last._found["own"], left["own"], strict=True
+        )
+        torchs = [states for own, *states in found if own.is_torchs]
         is_as_before = all(torch.equal(now, before) for now, before, _ in torchs)
         return is_as_before and not all(torch.equal(now, left) for now, _, left in torchs)
 
     def _seeds_of_torchs(self) -> list[int]:
         pairs = zip(self.generators, self._seeds, strict=True)
         return [seed for one, seed in pairs if one.is_torchs]
+
+    @property
+    def is_open(self) -> bool:
+        """True until the pass is over."""
+        return self._left is None
+
+    def others_now(self) -> dict[int, torch.Tensor]:
+        """Return by number the states of the generators that are not torch's."""
+        pairs = zip(self.numbers, self.generators, strict=True)
+        return {number: one.get_state() for number, one in pairs if not one.is_torchs}
 
     def end(self) -> None:
         """The pass is over."""
@@ -96,7 +131,7 @@ class KnownLoader:
         """Return how the pass has found it; once that is over, how the next one is to."""
         known: dict[str, Any] = {"goes_on": self.goes_on, "is_remade": self.is_remade}
         known |= {"seeds": list(self._seeds), "numbers": list(self.numbers)}
-        known |= {} if self._samples is None else {"samples": self._samples}
+        known |= {} if self.varies or self._samples is None else {"samples": self._samples}
         if not is_over and self._left is None:
             return {**self._found, **known}
         now = self._now()
@@ -117,13 +152,35 @@ def is_kept_of(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenera
     met
         By number, the generators that are known to be those of the earlier life.
     """
-    if kept.get("samples", samples_of(loader)) != samples_of(loader):
-        return False
     own = own_generators(loader)
-    if bool(own) != bool(kept["own"]):
+    if not has_samples(kept, loader) or bool(own) != bool(kept["own"]):
         return False
-    if kept["goes_on"] is False or _is_seeded_by_torchdata(loader):
+    return kept["goes_on"] is False or _began_alike(kept, loader, met)
+
+
+def may_be_kept_of(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenerator]) -> bool:
+    """Tell whether it may be of this loader, where no other was read at its place.
+
+    Its data may have grown. Or its seed is another one in each process, and its passes went on from
+    each other.
+    """
+    if not (own_generators(loader) and kept["own"]) or _is_seeded_by_torchdata(loader):
+        return False
+    if has_samples(kept, loader):
+        return kept["goes_on"] is True
+    return kept["goes_on"] is not False and _began_alike(kept, loader, met)
+
+
+def has_samples(kept: Mapping[str, Any], loader: Any) -> bool:
+    """Tell whether a loader has as many samples as was kept, where each pass had as many."""
+    now = samples_of(loader)
+    return bool(kept.get("samples", now) == now)
+
+
+def _began_alike(kept: Mapping[str, Any], loader: Any, met: Mapping[int, OwnGenerator]) -> bool:
+    if _is_seeded_by_torchdata(loader):
         return True
+    own = own_generators(loader)
     pairs = zip(own, kept["seeds"], kept["own"], kept["numbers"], strict=False)
     return all(
         one.seed == seed or met.get(number) == one or _has_state(one, state)

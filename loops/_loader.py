@@ -67,8 +67,9 @@ class Reader:
         return has_read_end or self.is_known_to_have_ended()
 
     def open(self) -> None:
-        """Begin the iteration now; else the first batch does."""
+        """Begin the iteration now, within a bar too; else the first batch does."""
         if self._iterator is None:
+            _begin_within_bar(self._loader)
             self._iterator = iter(self._loader)
 
     @property
@@ -98,12 +99,37 @@ class Reader:
 
 def within_bar(loader: Any) -> Any:
     """Return the loader that a bar of tqdm goes over; any other as it is."""
-    while any(kind.__module__.partition(".")[0] == "tqdm" for kind in type(loader).__mro__):
-        inner = getattr(loader, "iterable", None)
-        if inner is None:
-            break
-        loader = inner
+    while _is_bar(loader):
+        loader = loader.iterable
     return loader
+
+
+def _is_bar(loader: Any) -> bool:
+    is_tqdms = any(kind.__module__.partition(".")[0] == "tqdm" for kind in type(loader).__mro__)
+    return is_tqdms and getattr(loader, "iterable", None) is not None
+
+
+def _begin_within_bar(loader: Any) -> None:
+    """Begin the iteration that a bar of tqdm is to go over, which it does with the first batch."""
+    while _is_bar(loader):
+        bar, loader = loader, loader.iterable
+        if not _is_bar(loader):
+            bar.iterable = _Begun(bar)
+
+
+class _Begun:
+    """An iteration that has begun, for a bar to go over once in place of its loader."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._loader = bar, bar.iterable
+        self._iterator: Iterator[Any] = iter(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._bar.iterable = self._loader
+        return self._iterator
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 def tell_samplers(loader: Any, epoch: int) -> None:

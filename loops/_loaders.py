@@ -12,32 +12,41 @@ from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any
 
+import torch
+
 from eventbus.loops._generators import put_aside
 from eventbus.loops._known_loader import (
     KnownLoader,
+    has_samples,
     inner,
     is_kept_of,
     keeps_workers,
+    may_be_kept_of,
     samples_of,
 )
-from eventbus.loops._own_generators import OwnGenerator, own_generators
+from eventbus.loops._own_generators import OwnGenerator, own_generators, samplers_of
 
 __all__ = ["Loaders"]
 
 log = logging.getLogger("eventbus.loops")
+
+_MOST = 32
+"""So many are kept of those that are read at one place: each costs a checkpoint 5 KiB."""
 
 
 class Loaders:
     """The loaders of one run, each by the place in a body where it is read.
 
     Several may be read in turns at one place: those are told apart as the objects that they are,
-    and after a resume by the seeds of their generators and the number of their samples.
+    and after a resume by the seeds of their generators and the number of their samples. Of very
+    many those that were read last are kept.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, list[KnownLoader]] = {}  # the one read last at the end
         self._restored: dict[str, list[Mapping[str, Any]]] = {}  # and not come to yet
         self._met: dict[int, OwnGenerator] = {}  # by number: several loaders may draw from one
+        self._left: dict[int, torch.Tensor] = {}  # by number, those that are not torch's
         self._has_warned = False
 
     def begin(
@@ -59,9 +68,11 @@ class Loaders:
             if kept["has_workers"] and not has_state:
                 _begin_workers(loader, is_within)
         known = KnownLoader(loader)
+        for one in chain(*self._known.values()):
+            self._left |= one.others_now() if one.is_open else {}
         last = self._take_last(place, known, loader)
-        known.compare(last, kept)
-        self._known[place].append(known)
+        known.compare(last, kept, self._left)
+        self._known[place] = [*self._known[place], known][-_MOST:]
         self._number(known)
 
     def _kept_of(self, place: str, loader: Any, is_within: bool) -> Mapping[str, Any] | None:
@@ -70,14 +81,14 @@ class Loaders:
         if is_within:
             return all_kept[-1] if all_kept else None
         found = [one for one in all_kept if is_kept_of(one, loader, self._met)]
-        if any(one.is_gone for one in self._known.get(place, [])[-1:]):  # it is made anew
+        is_made_anew = any(one.is_gone for one in self._known.get(place, [])[-1:])
+        if is_made_anew:
             found = [one for one in found if one["goes_on"] is not None]
-        if not found:
-            self._warn_of_another(loader, all_kept)
-            return None
+        if not found and not is_made_anew and len(all_kept) == 1:
+            found = self._may_be(all_kept[0], loader)
         if len(found) > 1:
             self._warn_of_alike(loader, found)
-        return found[-1]
+        return found[-1] if found else None
 
     def _take_last(self, place: str, known: KnownLoader, loader: Any) -> KnownLoader | None:
         """Return the pass before over that loader, or over one whose place it takes.
@@ -86,7 +97,7 @@ class Loaders:
         """
         before = self._known.get(place, [])
         latest = before[-1:]
-        found = [one for one in before if one.is_of(loader)]
+        found = [one for one in before if one.is_of(loader, known.generators)]
         self._known[place] = [one for one in before if one not in found and not one.is_gone]
         if not found:
             found = [one for one in latest if one.is_gone or one.looks_like(known)]
@@ -104,6 +115,7 @@ class Loaders:
         """The pass is over: the next one at that place finds its loader as it is then."""
         for known in self._known.get(place, [])[-1:]:
             known.end()
+            self._left |= known.others_now()
 
     def _give_back(self, loader: Any, kept: Mapping[str, Any], is_within: bool) -> None:
         own = own_generators(loader)
@@ -114,38 +126,55 @@ class Loaders:
                 generator.set_state(state)
             self._met[number] = generator
 
-    def _warn_of_another(self, loader: Any, all_kept: list[Mapping[str, Any]]) -> None:
-        """Say that a generator has another seed than the one that was read there always."""
-        if len(all_kept) != 1 or self._has_warned:
+    def _may_be(self, kept: Mapping[str, Any], loader: Any) -> list[Mapping[str, Any]]:
+        """Return what was kept of the one loader that was read there, where this may be it."""
+        may_be = may_be_kept_of(kept, loader, self._met)
+        if has_samples(kept, loader):
+            self._warn_of_another(loader, kept, _AS_IT_WAS_LEFT if may_be else _AS_IT_IS)
+        elif may_be:
+            self._warn(
+                "the loader had %d samples before the checkpoint and has %d here: %s; give it a "
+                "seed of its own then",
+                kept["samples"],
+                samples_of(loader),
+                _AS_IT_WAS_LEFT,
+            )
+        return [kept] if may_be else []
+
+    def _warn_of_another(self, loader: Any, kept: Mapping[str, Any], how: str) -> None:
+        """Say that a generator has another seed, unless its sampler seeds it by the epoch."""
+        if any(hasattr(sampler, "set_epoch") for sampler in samplers_of(loader)):
             return
-        (kept,) = all_kept
-        if kept.get("samples", samples_of(loader)) != samples_of(loader):
-            return  # another loader, as the next stage of a curriculum has
         for generator, seed in zip(own_generators(loader), kept["seeds"], strict=False):
             if generator.seed != seed:
-                self._has_warned = True
-                log.warning(_is_another(generator, seed))
-                return
+                self._warn("%s: %s", _is_another(generator, seed), how)
 
     def _warn_of_alike(self, loader: Any, found: list[Mapping[str, Any]]) -> None:
-        if own_generators(loader) and not self._has_warned:
-            self._has_warned = True
-            log.warning(
+        if own_generators(loader):
+            self._warn(
                 "%d loaders that are read in turns have generators of one seed, and as many "
                 "samples: which of them was left how cannot be told, and their orders may be "
                 "exchanged (give each a seed of its own)",
                 len(found),
             )
 
+    def _warn(self, message: str, *of: object) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(message, *of)
+
     def _number(self, known: KnownLoader) -> None:
         """Number the generators of a loader, and let go of those that are no loader's any more."""
-        free = (number for number in count() if number not in self._numbers())
+        used = self._numbers()
+        free = (number for number in count() if number not in used)
         for generator in known.generators:
             found = [number for number, one in self._met.items() if one == generator]
             number = found[0] if found else next(free)
             self._met[number] = generator
             known.numbers.append(number)
-        self._met = {number: self._met[number] for number in self._numbers() & set(self._met)}
+        used.update(known.numbers)
+        self._met = {number: one for number, one in self._met.items() if number in used}
+        self._left = {number: one for number, one in self._left.items() if number in used}
 
     def _numbers(self) -> set[int]:
         """Return the numbers that generators of loaders have, those not come to yet, too."""
@@ -161,7 +190,8 @@ class Loaders:
             kept = [self._as_met(one) for one in self._restored.get(place, [])]
             kept += [one.state(place == ended and one is known[-1]) for one in known]
             if any(one["own"] or one["has_workers"] for one in kept):
-                state[place] = {**kept.pop(), "others": kept}
+                *others, last = kept[-_MOST:]
+                state[place] = {**last, "others": others}
         return state
 
     def _as_met(self, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,8 +204,17 @@ class Loaders:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have each as `state` tells once the run comes to it."""
-        self._known, self._has_warned = {}, False
+        self._known, self._left, self._has_warned = {}, {}, False
         self._restored = {place: [*one.get("others", ()), one] for place, one in state.items()}
+
+
+_AS_IT_WAS_LEFT = (
+    "it goes on as it was left, which is exact unless this loader is read for the first time"
+)
+_AS_IT_IS = (
+    "it goes on as it is, which is exact only where each epoch seeds it anew, or this loader is "
+    "read for the first time"
+)
 
 
 def _is_another(generator: OwnGenerator, seed: int) -> str:
@@ -184,10 +223,7 @@ def _is_another(generator: OwnGenerator, seed: int) -> str:
         if generator.is_torchs
         else "is not made here as it was before the checkpoint"
     )
-    return (
-        f"the loader's own generator {began}: it goes on as it is, which is exact only where each "
-        "epoch seeds it anew, or this loader is read for the first time"
-    )
+    return f"the loader's own generator {began}"
 
 
 def _begin_workers(loader: Any, is_within: bool) -> None:

@@ -90,7 +90,7 @@ def samplers_of(loader: Any) -> Iterator[Any]:
 
 
 def held_generators(sampler: Any) -> list[Any]:
-    """Return the generators among the attributes of a sampler, but for the global ones."""
+    """Return the generators with a state among the attributes of a sampler, but no global ones."""
     kinds: tuple[type, ...] = (torch.Generator, random.Random)
     shared: list[Any] = [torch.default_generator, random._inst]
     numpy = sys.modules.get("numpy")
@@ -98,4 +98,16 @@ def held_generators(sampler: Any) -> list[Any]:
         kinds += (numpy.random.Generator, numpy.random.RandomState)
         shared.append(numpy.random.mtrand._rand)
     held = [one for one in getattr(sampler, "__dict__", {}).values() if isinstance(one, kinds)]
-    return [one for one in held if all(one is not each for each in shared)]
+    own = [one for one in held if all(one is not each for each in shared)]
+    return [one for one in own if _has_state(one)]
+
+
+def _has_state(generator: Any) -> bool:
+    """Tell whether its state can be kept: `random.SystemRandom` has none."""
+    if type(generator) in (torch.Generator, random.Random):
+        return True
+    try:
+        OwnGenerator(generator).get_state()
+    except Exception:  # noqa: BLE001 - whatever a class of a user's raises
+        return False
+    return True

@@ -26,8 +26,8 @@ def unseen(loader: Any) -> str:
         if _is_of_its_own(sampler):
             return (
                 f"the order of {type(sampler).__name__} is exact only where it is drawn from the "
-                "global random generators (a sampler of your own with set_epoch(epoch) is exact "
-                "that draws its order from the epoch alone)"
+                "global random generators, or is the same in each pass (a sampler of your own with "
+                "set_epoch(epoch) is exact that draws its order from the epoch alone)"
             )
     return ""
 
