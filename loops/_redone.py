@@ -39,8 +39,8 @@ class Redone:
         for key, part in self._parts.items():
             with suppress(Exception):  # not every tensor can be copied; such a part is left out
                 state = part.state_dict()
-                if _size(state) <= _MOST:
-                    self._restored[key] = deepcopy(state)
+                if _size(state) <= _MOST and not _is_changed(was := deepcopy(state), part):
+                    self._restored[key] = was  # what changes by itself, as a clock, is not kept
 
     def take_changed(self) -> list[str]:
         """Return, once, the keys of those that are not as they were given back."""
@@ -77,7 +77,8 @@ def _are_equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and _all_equal(one.values(), [other[key] for key in one])
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and _all_equal(one, other)
-    return repr(one) == repr(other)  # NaN is as it was
+    is_equal = (one == other) is True  # sets are, whatever the order of their elements
+    return is_equal or repr(one) == repr(other)  # NaN is as it was
 
 
 def _all_equal(one: Iterable[Any], other: Iterable[Any]) -> bool:
