@@ -37,10 +37,11 @@ class Frozen:
         """Remember which they were, and which they are before a body is entered."""
         self._before, self._opened = state, self.state()
 
-    def differences(self) -> Iterator[str]:
-        """Say where they are others than in the checkpoint and nothing has changed them since."""
-        for key, now in self.state().items():
-            before = self._before.get(key, now)
+    def take_differences(self) -> Iterator[str]:
+        """Say, once, where they are not those of the checkpoint and nothing has changed them."""
+        saved, self._before = self._before, {}
+        for key, now in self.state().items() if saved else ():
+            before = saved.get(key, now)
             if now == self._opened.get(key):
                 yield from _difference(key, before, now, "trained", "frozen")
                 yield from _difference(key, now, before, "frozen", "trained")
