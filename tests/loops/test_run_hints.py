@@ -263,6 +263,43 @@ def test_a_sampler_beside_run_batches_is_told_of_too(
     assert len(warnings.messages) == 1
 
 
+def validate_pairs(run: Run, loader: Any) -> None:
+    for _ in run.validate(zip(loader, loader, strict=True)):
+        run.report(loss=1.0)
+
+
+def validate_by_hand(run: Run, loader: Any) -> None:
+    with run.validation():
+        run.report(batches=len(list(loader)))
+
+
+@pytest.mark.parametrize("do", [validate_pairs, validate_by_hand])
+def test_a_sampler_of_a_validation_is_not_told_of(
+    do: Callable[[Run, Any], None], bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    validated = sampled()
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            for _ in run.batches([1, 2]):
+                run.report(loss=1.0)
+            do(run, validated)
+    assert warnings.messages == []
+
+
+@pytest.mark.parametrize("do", [validate_pairs, validate_by_hand])
+def test_a_sampler_of_the_training_is_told_of_beside_that_of_a_validation(
+    do: Callable[[Run, Any], None], bus: EventBus, warnings: pytest.LogCaptureFixture
+) -> None:
+    loader, validated, told = sampled(), sampled(), []
+    with Run(bus) as run:
+        for _ in run.epochs(3):
+            told.append(len(warnings.messages))
+            for _ in enumerate(run.batches(zip(loader, loader, strict=True))):
+                run.report(loss=1.0)
+            do(run, validated)
+    assert told == [0, 1, 1]
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_sampler_that_is_to_give_one_order_is_not_told_of(
     shuffle: bool, bus: EventBus, warnings: pytest.LogCaptureFixture
