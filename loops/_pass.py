@@ -54,7 +54,8 @@ class Pass:
         spans = self._spans
         steps = spans.counts.steps_done - self._steps_before
         self._is_new = steps < FEW
-        if steps == 1:
+        if 0 < steps < 3:
+            spans.frozen.look()
             spans.hints.frozen()
         elif not self._is_new and spans.epoch is None:
             spans.hints.no_backward()
@@ -80,6 +81,8 @@ class Pass:
             if not done:
                 epoch.note_undone()
         if self._has_begun:
+            if self._spans.counts.steps_done > self._steps_before:
+                self._spans.frozen.look()
             self._spans.schedules.go_back()
             if not done:
                 self._keep_generators()

@@ -166,6 +166,7 @@ class Spans:
             self.epoch.start()
         self.schedules.begin_epoch()
         self.hints.begin_epoch()
+        self.frozen.begin_epoch()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
