@@ -86,12 +86,17 @@ class Hints:
         )
 
     def no_backward(self) -> None:
-        """The first step is finished; handlers that hear of gradients were to be called in it."""
+        """An epoch or so is over, and handlers that hear of gradients may have heard of none.
+
+        Only where an optimizer has stepped: gradients may come later, or not in this run.
+        """
         emitter = self._spans.emitter
-        bus = emitter.bus
-        if any(one.has_asked_for(BACKWARD) for one in (emitter, bus.root)):
+        is_told = any(one.has_asked_for(BACKWARD) for one in (emitter, emitter.bus.root))
+        if is_told or not self._spans.has_stepped:
             return
-        waiting = {one.name: None for one in bus.subscriptions if one.asked_for(BACKWARD)}
+        receivers = [one.receiver for one in emitter.bus.signal(BACKWARD).plan(emitter)]
+        subscriptions = [one.subscription for one in receivers if one is not None]
+        waiting = {one.name: None for one in subscriptions if one.asked_for(BACKWARD)}
         if waiting:
             self._give(
                 "backward",
@@ -101,7 +106,7 @@ class Hints:
 
     def frozen(self) -> None:
         """The first step is finished; a resumed run may train others than the one before it did."""
-        if differences := ", ".join(self._spans.frozen.differences()):
+        if differences := ", ".join(self._spans.frozen.take_differences()):
             self._give(
                 "frozen",
                 f"the run trains other parameters than the one that was saved: {differences} "

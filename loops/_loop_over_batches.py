@@ -36,6 +36,8 @@ class Batches(Pass, Iterator[T], Generic[T]):
         if self._reader is None:
             self._check_alone()
         spans.end_body_of_steps(self, "run.batches()")
+        if self._is_new:
+            self._look()
         while self._goes_on():
             read = self._read()
             if read is not END:

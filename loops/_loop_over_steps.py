@@ -25,6 +25,8 @@ class Steps(Pass, Iterator[int]):
         spans = self._spans
         spans.start(steps=self._steps)
         spans.end_body_of_steps(self, "run.steps()")
+        if self._is_new:
+            self._look()
         if not self._has_begun:
             self._begin()
             spans.place.done.meet_training()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pass"]
 
+FEW = 32
+"""So many steps of a loop without epochs tell what it does, and what it does not do."""
+
 _GENERATORS = RandomGenerators()
 
 
@@ -25,6 +28,8 @@ class Pass:
         self._spans = spans
         self._epoch: EpochSpan | None = None
         self._has_begun = self._is_over = False
+        self._is_new = False
+        self._steps_before = 0
         spans.watch(self)
 
     @property
@@ -35,13 +40,25 @@ class Pass:
     def _begin(self) -> None:
         spans = self._spans
         self._check_only_one()
-        self._has_begun = True
+        self._has_begun = self._is_new = True
+        self._steps_before = spans.counts.steps_done
         spans.note_thread()
         spans.schedules.leave_body()
         self._epoch = spans.epoch
         spans.passing = weakref.ref(self)
         if spans.epoch is not None:
             spans.epoch.open_passes.append(weakref.ref(self))
+
+    def _look(self) -> None:
+        """A body is over: look at what the first steps did; at each it would cost too much."""
+        spans = self._spans
+        steps = spans.counts.steps_done - self._steps_before
+        self._is_new = steps < FEW
+        if 0 < steps < 3:
+            spans.frozen.look()
+            spans.hints.frozen()
+        elif not self._is_new and spans.epoch is None:
+            spans.hints.no_backward()
 
     def _check_only_one(self) -> None:
         """Refuse two passes at a time: a checkpoint keeps the place in one."""
@@ -64,6 +81,8 @@ class Pass:
             if not done:
                 epoch.note_undone()
         if self._has_begun:
+            if self._spans.counts.steps_done > self._steps_before:
+                self._spans.frozen.look()
             self._spans.schedules.go_back()
             if not done:
                 self._keep_generators()

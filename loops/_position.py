@@ -62,6 +62,8 @@ class Position:
             position |= {key: self._ahead[key] for key in kept if key in self._ahead}
         last = {key: settled(value) for key, value in spans.last.items()}
         state = {**spans.counts.state(), "last": last, "position": position}
+        if spans.is_in_body:
+            spans.frozen.look()
         frozen = spans.frozen.state()
         return {**state, "frozen": frozen} if frozen else state
 

@@ -6,6 +6,7 @@ A metric that it resets at its top, say, then lacks what was counted before the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -35,25 +36,29 @@ class Redone:
 
     def note(self) -> None:
         """The parts have been given back, within a body that has been gone through before."""
-        states = {key: part.state_dict() for key, part in self._parts.items()}
-        self._restored = {
-            key: deepcopy(state) for key, state in states.items() if _size(state) <= _MOST
-        }
+        for key, part in self._parts.items():
+            with suppress(Exception):  # not every tensor can be copied; such a part is left out
+                state = part.state_dict()
+                if _size(state) <= _MOST and not _is_changed(was := deepcopy(state), part):
+                    self._restored[key] = was  # what changes by itself, as a clock, is not kept
 
     def take_changed(self) -> list[str]:
         """Return, once, the keys of those that are not as they were given back."""
         restored, self._restored = self._restored, {}
-        return [
-            key
-            for key, was in restored.items()
-            if not _are_equal(was, self._parts[key].state_dict())
-        ]
+        return [key for key, was in restored.items() if _is_changed(was, self._parts[key])]
 
 
 def _is_taken_care_of(part: Any) -> bool:
     """Tell of what a body is not to change, or what may change as it is looked at: a loader."""
     is_model = isinstance(part, nn.Module) and any(True for _ in part.parameters())
     return is_model or isinstance(part, Optimizer | LRScheduler) or hasattr(part, "__iter__")
+
+
+def _is_changed(was: Any, part: Any) -> bool:
+    """Tell whether a part has another state; False where it cannot be compared, as sparse ones."""
+    with suppress(Exception):
+        return not _are_equal(was, part.state_dict())
+    return False
 
 
 def _size(state: Any) -> int:
@@ -72,7 +77,8 @@ def _are_equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and _all_equal(one.values(), [other[key] for key in one])
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and _all_equal(one, other)
-    return repr(one) == repr(other)  # NaN is as it was
+    is_equal = (one == other) is True  # sets are, whatever the order of their elements
+    return is_equal or repr(one) == repr(other)  # NaN is as it was
 
 
 def _all_equal(one: Iterable[Any], other: Iterable[Any]) -> bool:

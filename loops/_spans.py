@@ -68,6 +68,8 @@ class Spans:
         Returns the loop over batches or steps that began last, where it still lives.
     has_started : bool
         `run_started` was emitted.
+    has_stepped : bool
+        An optimizer of the run has stepped in one of its steps.
     resumed_from : str or None
         The checkpoint that the run goes on from.
     generators_before : mapping or None
@@ -96,14 +98,13 @@ class Spans:
         self.batch: BatchSpan | None = None
         self.validation: ValidationSpan | None = None
         self.passing: Callable[[], Pass | None] = lambda: None
-        self.has_started = False
+        self.has_started = self.has_stepped = False
         self.resumed_from: str | None = None
         self.generators_before: Mapping[str, Any] | None = None
         self.is_under_way = False
         self.is_closed = False
         self._watched: set[weakref.ref[object]] = set()
         self._has_lost_some = False
-        self._is_untried = True
         self._loose = Report()
 
     @property
@@ -165,6 +166,7 @@ class Spans:
             self.epoch.start()
         self.schedules.begin_epoch()
         self.hints.begin_epoch()
+        self.frozen.begin_epoch()
 
     def open_batch(self, owner: object) -> BatchSpan:
         """Begin the step after the last finished one; tells nothing yet."""
@@ -308,10 +310,6 @@ class Spans:
                 batch.leave()
             else:
                 batch.close(Ending.LEFT)
-            if self._is_untried and self.counts.steps_done > self.counts.steps_before:
-                self._is_untried = False
-                self.hints.no_backward()
-                self.hints.frozen()
         if self.ranks is not None and self.batch is None:
             self.ranks.before_step()
 
@@ -322,6 +320,7 @@ class Spans:
         if self.batch is not None:
             self.batch.close(Ending.LEFT)
         if self.epoch is not None:
+            self.hints.no_backward()
             is_own = self.epoch.owner() is owner
             self.epoch.close(Ending.COMPLETED if is_own else Ending.LEFT)
 

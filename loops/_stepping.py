@@ -31,7 +31,7 @@ def note_steps(spans: Spans, optimizers: Iterable[Any]) -> list[RemovableHandle]
     def note(*stepped: Any) -> None:
         batch = spans.batch
         if batch is not None:
-            batch.has_stepped = True
+            batch.has_stepped = spans.has_stepped = True
             if batch.is_not_to_step:
                 spans.hints.stepped(batch)
 

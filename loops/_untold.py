@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakSet
 
-__all__ = ["note_told", "note_untold", "take_untold"]
+__all__ = ["forget_untold", "note_told", "note_untold", "take_untold", "untold"]
 
 _untold: WeakSet[Any] = WeakSet()
 
@@ -21,6 +21,16 @@ def note_untold(sampler: Any) -> None:
 def note_told(sampler: Any) -> None:
     """It was told its epoch."""
     _untold.discard(sampler)
+
+
+def untold() -> WeakSet[Any]:
+    """Return those that there are: what begins from here on may be meant to have one order."""
+    return _untold.copy()
+
+
+def forget_untold(before: WeakSet[Any]) -> None:
+    """Forget those that there were not before."""
+    _untold.intersection_update(before)
 
 
 def take_untold() -> bool:

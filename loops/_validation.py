@@ -13,6 +13,7 @@ from eventbus.loops._generators import RandomGenerators
 from eventbus.loops._loader import keep_order, within_bar
 from eventbus.loops._metrics import Means, Metrics, prefixed
 from eventbus.loops._report import Report
+from eventbus.loops._untold import forget_untold, untold
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,6 +57,7 @@ class ValidationSpan:
         self.was_cut = False
         self._generators = _GENERATORS.state_dict() if spans.is_redone else None
         self._places: list[str] = []  # where its loaders are known
+        self._untold = untold()  # before it: a validation is to have one order
         self._means = Means()
         self._results = Report()
         self._body: Body | None = None
@@ -130,6 +132,7 @@ class ValidationSpan:
             self._spans.schedules.leave_body()  # the block, or what came after a `break`, is of it
         self.leave(ending)
         self._spans.validation = None
+        forget_untold(self._untold)
         if self._spans.batch is not None:
             self._spans.batch.exclude(perf_counter() - self._began_s)
         stop = self._spans.pending().stop

@@ -368,6 +368,7 @@ class Run:
     ) -> None:
         assert self._span is not None
         if error is None:
+            self._span.spans.hints.no_backward()
             self._span.finish()
         else:
             self._span.fail(error)

@@ -17,8 +17,6 @@ from eventbus.handlers._checkpoint_files import Folder, load_newest
 from eventbus.handlers._files import Files
 from eventbus.loops import Run
 
-STEPS = 2
-
 
 class Cut(BaseException):
     """The process is gone: nothing after it is written."""
@@ -35,9 +33,19 @@ def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def train(
-    folder: Path, begin: Body, cut: int | None = None, on: str = "epoch_finished", groups: int = 2
+    folder: Path,
+    begin: Body,
+    cut: int | None = None,
+    on: str = "epoch_finished",
+    *,
+    groups: int = 2,
+    steps: int = 2,
+    free: Callable[[int], bool] | None = None,
 ) -> list[float]:
-    """Train four epochs, of two layers of which the first is frozen; cut at a step."""
+    """Train four epochs, of two layers of which the first is frozen; cut at a step.
+
+    `free` says of each step whether that layer is trained in it.
+    """
     torch.manual_seed(0)
     first, second = nn.Linear(2, 2), nn.Linear(2, 1)
     first.requires_grad_(False)
@@ -49,9 +57,11 @@ def train(
     with Run(bus, model=model, optimizer=optimizer) as run:
         for epoch in run.epochs(4):
             begin(first, optimizer, epoch)
-            for _ in run.batches([1, 2]):
+            for _ in run.batches(range(steps)):
                 if run.step == cut:
                     raise Cut
+                if free is not None:
+                    first.requires_grad_(free(run.step))
                 optimizer.zero_grad()
                 loss = model(torch.ones(1, 2)).square().mean()
                 loss.backward()
@@ -68,6 +78,9 @@ def free_at(layer: nn.Module, optimizer: Any, epoch: int) -> None:
 def free_from(layer: nn.Module, optimizer: Any, epoch: int) -> None:
     if epoch >= 2:
         layer.requires_grad_(True)
+
+
+def leave(layer: nn.Module, optimizer: Any, epoch: int) -> None: ...
 
 
 def free_in_turns(layer: nn.Module, optimizer: Any, epoch: int) -> None:
@@ -98,6 +111,48 @@ def test_a_layer_that_each_epoch_frees_or_not_is_trained_as_before(
         train(tmp_path / "run", begin, cut)
     assert train(tmp_path / "run", begin) == whole
     assert told.messages == []
+
+
+def is_even(step: int) -> bool:
+    return step % 2 == 0
+
+
+def is_odd(step: int) -> bool:
+    return step % 2 == 1
+
+
+def is_third(step: int) -> bool:
+    return step % 3 == 0
+
+
+def is_fourth(step: int) -> bool:
+    return step % 4 == 0
+
+
+IN_TURNS = [
+    (is_even, 4, "batch_finished", [3]),
+    (is_third, 4, "batch_finished", [4]),
+    (is_odd, 3, "epoch_finished", [4]),
+    (is_fourth, 4, "epoch_finished", [6]),
+    (is_even, 4, "batch_finished", [4, 5]),
+]
+
+
+@pytest.mark.parametrize(("free", "steps", "on", "cuts"), IN_TURNS)
+def test_a_layer_that_some_steps_of_an_epoch_train_is_not_told_of(
+    free: Callable[[int], bool],
+    steps: int,
+    on: str,
+    cuts: list[int],
+    *,
+    tmp_path: Path,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    for cut in cuts:
+        with pytest.raises(Cut):
+            train(tmp_path, leave, cut, on, steps=steps, free=free)
+    train(tmp_path, leave, on=on, steps=steps, free=free)
+    assert [text for text in told.messages if "read again" not in text] == []
 
 
 def test_a_checkpoint_that_does_not_say_what_was_frozen_is_gone_on_from(
