@@ -72,7 +72,7 @@ def handles(
 def hears_always(
     *signals: str, when: Any = None, priority: int | None = None, on_error: Any = None
 ) -> Callable[[F], F]:
-    """Mark what a handler has to know whatever it is to act on: `bus.attach` filters it not."""
+    """Mark what a handler has to hear whatever filter it acts by: `attach` leaves it alone."""
     return _putting(Mark(signals, when, priority, on_error=on_error, always=True))
 
 

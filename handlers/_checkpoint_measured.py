@@ -55,22 +55,22 @@ class Measured:
         if monitor.metric in metrics:
             self._step = event.fields.get("step")
 
-    def is_stale(self, event: Event) -> bool:
+    def read(self, event: Event) -> bool:
         """Read the metric on a signal that a save is made on, where it tells of what is saved.
 
         Returns
         -------
         bool
-            What the signal carries under it is no news: it was measured at another step, or the
-            save of that step has it already.
+            Whether it does: not where it was measured at another step, or the save of that step
+            has it already.
         """
         monitor, step, self._step = self._monitor, self._step, None
         if monitor is None:
-            return False
-        if not self._is_chosen(event.name) and (step is None or step != event.fields.get("step")):
             return True
+        if not self._is_chosen(event.name) and (step is None or step != event.fields.get("step")):
+            return False
         monitor.read(event.fields.get("metrics"))
-        return False
+        return True
 
     def _is_chosen(self, name: str) -> bool:
         return any(covers(signal, name) for signal in self._chosen)

@@ -223,8 +223,8 @@ class Checkpoint(WithoutBus):
         self._settle(event.bus, wait=True)
         self._adopt(event.context.get("run_id"))
         shelf = self._shelf
-        is_stale = self._measured.is_stale(event)
-        draft = draft_of(event, shelf.monitor, shelf.series, is_stale=is_stale)
+        is_of_its_own = self._measured.read(event)
+        draft = draft_of(event, shelf.monitor, shelf.series, is_stale=not is_of_its_own)
         writes = current_rank() == 0
         if writes:
             shelf.own.append(draft.id)  # before the state is asked for, which holds it

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pass"]
 
+FIRST = 2
+"""After each of so many steps of a pass it is looked whether a model is frozen in turns."""
+
 FEW = 32
 """So many steps of a loop without epochs tell what it does, and what it does not do."""
 
@@ -53,8 +56,8 @@ class Pass:
         """A body is over: look at what the first steps did; at each it would cost too much."""
         spans = self._spans
         steps = spans.counts.steps_done - self._steps_before
-        self._is_new = steps < FEW
-        if 0 < steps < 3:
+        self._is_new = steps < (FEW if spans.epoch is None else FIRST)
+        if 0 < steps <= FIRST:
             spans.frozen.look()
             spans.hints.frozen()
         elif not self._is_new and spans.epoch is None:
